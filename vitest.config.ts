@@ -1,0 +1,16 @@
+import { defineConfig } from 'vitest/config';
+
+// Four projects, by what a test needs: nothing (unit), a disk (contract), root and the kernel (kernel),
+// whole programs and other people's clients (e2e). Kernel and e2e tests share one host, so they run one file at a time.
+const serial = { pool: 'forks', fileParallelism: false, testTimeout: 60_000, hookTimeout: 60_000 } as const;
+
+export default defineConfig({
+  test: {
+    projects: [
+      { test: { name: 'unit', include: ['test/unit/**/*.test.ts'], sequence: { groupOrder: 0 } } },
+      { test: { name: 'contract', include: ['test/contract/**/*.test.ts'], sequence: { groupOrder: 0 } } },
+      { test: { name: 'kernel', include: ['test/kernel/**/*.test.ts'], sequence: { groupOrder: 1 }, ...serial } },
+      { test: { name: 'e2e', include: ['test/e2e/**/*.test.ts'], sequence: { groupOrder: 2 }, ...serial } },
+    ],
+  },
+});
