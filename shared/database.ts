@@ -1,0 +1,194 @@
+/**
+ * Database: one SQLite file with typed queries (kysely) and migrations.
+ *
+ * One connection writes, one transaction at a time; reads go to other connections (WAL) and never wait for it. What
+ * write() has answered is durable (synchronous=FULL). Queries run synchronously, so keep them small: work in batches
+ * of at most 20 ms, and wait for nothing but the database inside write().
+ */
+import { AsyncLocalStorage } from 'node:async_hooks';
+import { randomUUID } from 'node:crypto';
+import { rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import { Kysely, type Transaction } from 'kysely';
+import { AppError } from './errors.ts';
+import { createSqliteDialect, SqliteConnection, toAppError } from './sqlite-dialect.ts';
+
+/** One step of the schema. `name` is unique for ever and never changes its statements: add another step instead. */
+export interface Migration {
+  readonly name: string;
+  readonly statements: readonly string[];
+}
+
+export interface DatabaseOptions {
+  /** A file, or ':memory:' for a private one that is gone after close(). */
+  readonly path: string;
+  /** In order. Each module appends to its own list; the program joins the lists of its modules. */
+  readonly migrations: readonly Migration[];
+  /** How long to wait for a lock that another process holds. */
+  readonly busyTimeoutMs?: number;
+}
+
+export interface Database<T> extends AsyncDisposable {
+  readonly path: string;
+  /** For reading; every statement sees what is committed. Writing through it fails. */
+  readonly kysely: Kysely<T>;
+  /** Several reads of one and the same state. */
+  read<R>(work: (snapshot: Transaction<T>) => Promise<R>): Promise<R>;
+  /**
+   * One transaction: durable when this resolves, undone when work throws. Calls queue; a call inside work would wait
+   * for itself and is refused with 'conflict': pass the transaction on instead.
+   * @throws AppError 'already-exists' (unique), 'conflict' (other constraints), 'unavailable' (disk full, locked by another process)
+   */
+  write<R>(work: (transaction: Transaction<T>) => Promise<R>): Promise<R>;
+  /** Waits for the running writes. Idempotent. */
+  close(): Promise<void>;
+}
+
+const BUSY_TIMEOUT_MS = 10_000;
+/** Nothing else runs before the database is open, so there the lock may be waited for synchronously. */
+const OPEN_TIMEOUT_MS = 5_000;
+/** Read connections that stay open while idle; a stream or a snapshot takes one for itself. */
+const IDLE_READERS_MAX = 4;
+
+/**
+ * Opens or creates the database and brings it to the newest schema, in one transaction.
+ * @throws AppError 'unsupported' when a newer program has written it, 'integrity' when it is not a database
+ */
+export function openDatabase<T>(options: DatabaseOptions): Database<T> {
+  const isPrivate = options.path === ':memory:';
+  // A real file even then: an in-memory database has no WAL, so readers and the writer would meet other rules.
+  const file = isPrivate ? join(tmpdir(), `berth-${randomUUID()}.db`) : options.path;
+  const busyTimeoutMs = options.busyTimeoutMs ?? BUSY_TIMEOUT_MS;
+
+  const open = (readOnly: boolean): SqliteConnection => {
+    const database = new DatabaseSync(file, { timeout: 0 });
+    database.exec(`pragma synchronous=${isPrivate ? 'off' : 'full'}; pragma query_only=${readOnly ? 'on' : 'off'}`);
+    return new SqliteConnection(database, { busyTimeoutMs, readOnly });
+  };
+  let writer: SqliteConnection;
+  try {
+    migrate(file, options);
+    writer = open(false);
+  } catch (error) {
+    throw toAppError(error);
+  }
+
+  const lock = createMutex();
+  const writing = new Kysely<T>({
+    dialect: createSqliteDialect({
+      begin: 'begin immediate',
+      acquire: async () => {
+        await lock.acquire();
+        return writer;
+      },
+      release: () => lock.release(),
+      close: async () => {
+        await lock.acquire();
+        writer.close();
+      },
+    }),
+  });
+
+  const idle: SqliteConnection[] = [];
+  const reading = new Kysely<T>({
+    dialect: createSqliteDialect({
+      begin: 'begin',
+      acquire: async () => idle.pop() ?? open(true),
+      release: (connection) => {
+        if (idle.length < IDLE_READERS_MAX) idle.push(connection);
+        else connection.close();
+      },
+      close: async () => {
+        for (const connection of idle.splice(0)) connection.close();
+      },
+    }),
+  });
+
+  const inside = new AsyncLocalStorage<{ open: boolean }>();
+  let closed: Promise<void> | undefined;
+  const close = () => {
+    closed ??= (async () => {
+      await reading.destroy();
+      await writing.destroy();
+      if (isPrivate) for (const suffix of ['', '-wal', '-shm']) rmSync(`${file}${suffix}`, { force: true });
+    })();
+    return closed;
+  };
+
+  return {
+    path: options.path,
+    kysely: reading,
+    read: (work) => reading.transaction().execute(work),
+    async write(work) {
+      if (inside.getStore()?.open === true)
+        throw new AppError('conflict', 'cannot begin a write inside a write: pass the transaction on');
+      const scope = { open: true };
+      try {
+        return await inside.run(scope, () => writing.transaction().execute(work));
+      } finally {
+        scope.open = false;
+      }
+    },
+    close,
+    [Symbol.asyncDispose]: close,
+  };
+}
+
+function migrate(file: string, { path, migrations }: DatabaseOptions): void {
+  const names = new Set(migrations.map(({ name }) => name));
+  if (names.size !== migrations.length) throw new AppError('conflict', 'cannot use migrations: two have the same name');
+  using database = new DatabaseSync(file, { timeout: OPEN_TIMEOUT_MS });
+  database.exec('pragma journal_mode=wal');
+  database.exec('begin immediate');
+  try {
+    database.exec(`create table if not exists migration (
+      name text primary key,
+      appliedAt text not null default (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
+    ) strict`);
+    const applied = new Set(
+      database
+        .prepare('select name from migration')
+        .all()
+        .map(({ name }) => String(name)),
+    );
+    for (const name of applied)
+      if (!names.has(name))
+        throw new AppError(
+          'unsupported',
+          `cannot open database ${JSON.stringify(path)}: a newer version has written it (migration "${name}" is unknown here): start that version or a later one`,
+        );
+    const record = database.prepare('insert into migration (name) values (?)');
+    for (const { name, statements } of migrations) {
+      if (applied.has(name)) continue;
+      for (const statement of statements) database.exec(statement);
+      record.run(name);
+    }
+    database.exec('commit');
+  } catch (error) {
+    if (database.isTransaction) database.exec('rollback');
+    throw error;
+  }
+}
+
+/** First come, first served. */
+function createMutex(): { acquire(): Promise<void>; release(): void } {
+  const waiting: (() => void)[] = [];
+  let held = false;
+  return {
+    acquire: () =>
+      new Promise((resolve) => {
+        if (held) waiting.push(resolve);
+        else {
+          held = true;
+          resolve();
+        }
+      }),
+    release() {
+      const next = waiting.shift();
+      if (next === undefined) held = false;
+      else next();
+    },
+  };
+}
