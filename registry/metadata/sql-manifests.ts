@@ -1,0 +1,344 @@
+/** ManifestIndex over SQL. See schema.ts for the invariants that each transaction here keeps. */
+import type { Kysely, Transaction } from 'kysely';
+import type { Database } from '../../shared/database.ts';
+import type { Digest } from '../../shared/digest.ts';
+import { AppError } from '../../shared/errors.ts';
+import type { ManifestIndex, NewManifest, Page, Paged, ReferrerDescriptor, TagGuard } from './index.ts';
+import type { MetadataTables } from './schema.ts';
+
+/** Parameters of one statement: far below SQLite's 32,766 and PostgreSQL's 65,535. */
+const ROWS_PER_STATEMENT = 500;
+
+export interface SqlIndexOptions {
+  readonly now: () => Date;
+  /** Age below which nothing is collected. */
+  readonly gcGraceMs: number;
+}
+
+/** A touch younger than this is not worth a write. */
+export function touchIntervalMs({ gcGraceMs }: SqlIndexOptions): number {
+  return gcGraceMs / 4;
+}
+
+export function createManifestIndex(database: Database<MetadataTables>, options: SqlIndexOptions): ManifestIndex {
+  const now = () => options.now().getTime();
+  const { kysely } = database;
+
+  return {
+    async resolve(repository, reference) {
+      const query =
+        reference.tag === undefined
+          ? kysely
+              .selectFrom('repository')
+              .innerJoin('manifest', 'manifest.repositoryId', 'repository.id')
+              .where('manifest.digest', '=', reference.digest)
+          : kysely
+              .selectFrom('repository')
+              .innerJoin('tag', 'tag.repositoryId', 'repository.id')
+              .innerJoin('manifest', (join) =>
+                join
+                  .onRef('manifest.repositoryId', '=', 'tag.repositoryId')
+                  .onRef('manifest.digest', '=', 'tag.manifest'),
+              )
+              .where('tag.name', '=', reference.tag);
+      return query
+        .where('repository.name', '=', repository)
+        .select(['manifest.digest', 'manifest.mediaType', 'manifest.bytes'])
+        .executeTakeFirst();
+    },
+
+    async putManifest(repository, manifest, { tags, guard }) {
+      await database.write(async (transaction) => {
+        const repositoryId = await ensureRepository(transaction, repository, now());
+        await assertReferences(transaction, repositoryId, manifest);
+        await writeManifest(transaction, manifest, { repositoryId, at: now() });
+        for (const tag of tags)
+          await moveTag(transaction, { repositoryId, tag, to: manifest.digest, guard, at: now() });
+      });
+    },
+
+    async removeTag(repository, tag, { guard }) {
+      return database.write(async (transaction) => {
+        const found = await transaction
+          .selectFrom('tag')
+          .innerJoin('repository', 'repository.id', 'tag.repositoryId')
+          .where('repository.name', '=', repository)
+          .where('tag.name', '=', tag)
+          .select(['tag.repositoryId', 'tag.manifest'])
+          .executeTakeFirst();
+        if (found === undefined) return false;
+        guard({ tag, from: found.manifest });
+        await transaction
+          .deleteFrom('tag')
+          .where('repositoryId', '=', found.repositoryId)
+          .where('name', '=', tag)
+          .execute();
+        return true;
+      });
+    },
+
+    async removeManifest(repository, digest, { guard }) {
+      return database.write(async (transaction) => {
+        const found = await findManifest(transaction, repository, digest);
+        if (found === undefined) return false;
+        const { repositoryId } = found;
+        const tags = await transaction
+          .selectFrom('tag')
+          .where('repositoryId', '=', repositoryId)
+          .where('manifest', '=', digest)
+          .select('name')
+          .execute();
+        for (const { name } of tags) guard({ tag: name, from: digest });
+        await deleteManifest(transaction, repositoryId, digest);
+        return true;
+      });
+    },
+
+    async touchManifest(repository, digest) {
+      const found = await findManifest(kysely, repository, digest);
+      if (found === undefined) return false;
+      if (found.touchedAt > now() - touchIntervalMs(options)) return true;
+      return database.write(async (transaction) => {
+        const { numUpdatedRows } = await transaction
+          .updateTable('manifest')
+          .set({ touchedAt: now() })
+          .where('repositoryId', '=', found.repositoryId)
+          .where('digest', '=', digest)
+          .executeTakeFirst();
+        return numUpdatedRows > 0n;
+      });
+    },
+
+    async tags(repository, page) {
+      const found = await kysely
+        .selectFrom('repository')
+        .where('name', '=', repository)
+        .select('id')
+        .executeTakeFirst();
+      if (found === undefined) return undefined;
+      const rows = await kysely
+        .selectFrom('tag')
+        .where('repositoryId', '=', found.id)
+        .where('name', '>', page.after ?? '')
+        .orderBy('name')
+        .limit(page.limit + 1)
+        .select('name')
+        .execute();
+      return paged(
+        rows.map(({ name }) => name),
+        page,
+      );
+    },
+
+    async referrers(repository, subject, filter) {
+      let query = kysely
+        .selectFrom('repository')
+        .innerJoin('manifest', 'manifest.repositoryId', 'repository.id')
+        .where('repository.name', '=', repository)
+        .where('manifest.subject', '=', subject)
+        .where('manifest.digest', '>', (filter.after ?? '') as Digest)
+        .orderBy('manifest.digest')
+        .limit(filter.limit + 1)
+        .select(['digest', 'mediaType', 'sizeBytes', 'artifactType', 'annotations']);
+      if (filter.artifactType !== undefined) query = query.where('manifest.artifactType', '=', filter.artifactType);
+      const rows = await query.execute();
+      const descriptors = rows.map(
+        (row): ReferrerDescriptor => ({
+          mediaType: row.mediaType,
+          digest: row.digest,
+          size: row.sizeBytes,
+          ...(row.artifactType === null ? {} : { artifactType: row.artifactType }),
+          ...(row.annotations === null ? {} : { annotations: JSON.parse(row.annotations) }),
+        }),
+      );
+      return paged(descriptors, filter);
+    },
+
+    async repositories(page) {
+      const rows = await kysely
+        .selectFrom('repository')
+        .where('name', '>', page.after ?? '')
+        .where(({ exists, selectFrom }) =>
+          exists(
+            selectFrom('manifest').whereRef('manifest.repositoryId', '=', 'repository.id').select('manifest.digest'),
+          ),
+        )
+        .orderBy('name')
+        .limit(page.limit + 1)
+        .select('name')
+        .execute();
+      return paged(
+        rows.map(({ name }) => name),
+        page,
+      );
+    },
+
+    async recordPulls(pulls) {
+      await database.write(async (transaction) => {
+        for (const { repository, digest, at } of pulls)
+          await transaction
+            .updateTable('manifest')
+            .set({ pulledAt: at.getTime() })
+            .where('repositoryId', '=', ({ selectFrom }) =>
+              selectFrom('repository').where('name', '=', repository).select('id'),
+            )
+            .where('digest', '=', digest)
+            .execute();
+      });
+    },
+  };
+}
+
+export function paged<T>(rows: readonly T[], { limit }: Page): Paged<T> {
+  return { entries: rows.slice(0, limit), more: limit > 0 && rows.length > limit };
+}
+
+export async function ensureRepository(
+  transaction: Transaction<MetadataTables>,
+  name: string,
+  createdAt: number,
+): Promise<number> {
+  const found = await transaction.selectFrom('repository').where('name', '=', name).select('id').executeTakeFirst();
+  if (found !== undefined) return found.id;
+  const made = await transaction
+    .insertInto('repository')
+    .values({ name, createdAt })
+    .returning('id')
+    .executeTakeFirstOrThrow();
+  return made.id;
+}
+
+function findManifest(source: Kysely<MetadataTables>, repository: string, digest: Digest) {
+  return source
+    .selectFrom('manifest')
+    .innerJoin('repository', 'repository.id', 'manifest.repositoryId')
+    .where('repository.name', '=', repository)
+    .where('manifest.digest', '=', digest)
+    .select(['manifest.repositoryId', 'manifest.touchedAt'])
+    .executeTakeFirst();
+}
+
+/** Removes the row and what hangs on it. The caller has asked whether the tags may go. */
+export async function deleteManifest(
+  transaction: Transaction<MetadataTables>,
+  repositoryId: number,
+  digest: Digest,
+): Promise<void> {
+  await transaction.deleteFrom('tag').where('repositoryId', '=', repositoryId).where('manifest', '=', digest).execute();
+  await transaction
+    .deleteFrom('manifestReference')
+    .where('repositoryId', '=', repositoryId)
+    .where('manifest', '=', digest)
+    .execute();
+  await transaction
+    .deleteFrom('manifest')
+    .where('repositoryId', '=', repositoryId)
+    .where('digest', '=', digest)
+    .execute();
+}
+
+function batches<T>(items: readonly T[]): readonly (readonly T[])[] {
+  const count = Math.ceil(items.length / ROWS_PER_STATEMENT);
+  return Array.from({ length: count }, (_, index) =>
+    items.slice(index * ROWS_PER_STATEMENT, (index + 1) * ROWS_PER_STATEMENT),
+  );
+}
+
+/** An index may hold blobs (BuildKit's cache does), so either kind satisfies a reference. */
+async function assertReferences(
+  transaction: Transaction<MetadataTables>,
+  repositoryId: number,
+  { digest, references }: NewManifest,
+): Promise<void> {
+  const missing = new Set(references);
+  for (const table of ['repositoryBlob', 'manifest'] as const)
+    for (const batch of batches([...missing])) {
+      const found = await transaction
+        .selectFrom(table)
+        .where('repositoryId', '=', repositoryId)
+        .where('digest', 'in', batch)
+        .select('digest')
+        .execute();
+      for (const row of found) missing.delete(row.digest);
+    }
+  if (missing.size > 0)
+    throw new AppError('not-found', `cannot store manifest ${digest}: ${missing.size} of its references are missing`, {
+      detail: { missing: [...missing] },
+    });
+}
+
+async function writeManifest(
+  transaction: Transaction<MetadataTables>,
+  manifest: NewManifest,
+  { repositoryId, at }: { readonly repositoryId: number; readonly at: number },
+): Promise<void> {
+  const { digest, mediaType, bytes } = manifest;
+  const known = await transaction
+    .selectFrom('manifest')
+    .where('repositoryId', '=', repositoryId)
+    .where('digest', '=', digest)
+    .select('mediaType')
+    .executeTakeFirst();
+  // The same bytes under two types would make what a digest means depend on who asked (CVE-2021-41190).
+  if (known !== undefined && known.mediaType !== mediaType)
+    throw new AppError(
+      'conflict',
+      `cannot store manifest ${digest} as ${mediaType}: it is there as ${known.mediaType}`,
+    );
+  if (known !== undefined) {
+    await transaction
+      .updateTable('manifest')
+      .set({ pushedAt: at, touchedAt: at })
+      .where('repositoryId', '=', repositoryId)
+      .where('digest', '=', digest)
+      .execute();
+    return;
+  }
+  await transaction
+    .insertInto('manifest')
+    .values({
+      repositoryId,
+      digest,
+      mediaType,
+      bytes,
+      sizeBytes: bytes.length,
+      subject: manifest.subject ?? null,
+      artifactType: manifest.artifactType ?? null,
+      annotations: manifest.annotations === undefined ? null : JSON.stringify(manifest.annotations),
+      pushedAt: at,
+      touchedAt: at,
+      pulledAt: null,
+    })
+    .execute();
+  const rows = [...new Set(manifest.references)].map((reference) => ({
+    repositoryId,
+    manifest: digest,
+    digest: reference,
+  }));
+  for (const batch of batches(rows)) await transaction.insertInto('manifestReference').values(batch).execute();
+}
+
+interface TagMove {
+  readonly repositoryId: number;
+  readonly tag: string;
+  readonly to: Digest;
+  readonly guard: TagGuard;
+  readonly at: number;
+}
+
+async function moveTag(transaction: Transaction<MetadataTables>, move: TagMove): Promise<void> {
+  const { repositoryId, tag, to, at } = move;
+  const known = await transaction
+    .selectFrom('tag')
+    .where('repositoryId', '=', repositoryId)
+    .where('name', '=', tag)
+    .select('manifest')
+    .executeTakeFirst();
+  if (known?.manifest === to) return;
+  move.guard({ tag, from: known?.manifest, to });
+  await transaction
+    .insertInto('tag')
+    .values({ repositoryId, name: tag, manifest: to, createdAt: at, updatedAt: at })
+    .onConflict((conflict) => conflict.columns(['repositoryId', 'name']).doUpdateSet({ manifest: to, updatedAt: at }))
+    .execute();
+}
