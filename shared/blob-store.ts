@@ -8,6 +8,7 @@
  */
 import type { Readable } from 'node:stream';
 import type { Digest, DigestAlgorithm } from './digest.ts';
+import { AppError } from './errors.ts';
 import type { Cancelable, Expected } from './streams.ts';
 
 export interface BlobInfo {
@@ -53,17 +54,39 @@ export interface IngestOptions extends Cancelable {
   readonly algorithm?: DigestAlgorithm;
 }
 
+export interface AppendOptions extends Cancelable {
+  /** Told whenever more bytes are stored (readable by others, not yet durable): offset counts from the blob's start. */
+  readonly onAdvance?: (offset: number) => void;
+}
+
 /** One unfinished write. Disposing closes it and keeps what was received, for a later resume. */
 export interface Ingest extends AsyncDisposable {
   /** Bytes received so far: where a resumed sender goes on. */
   readonly offset: number;
-  /** Appends until the stream ends; answers the new offset. On failure the bytes that did arrive are kept. */
-  append(bytes: Readable, options?: Cancelable): Promise<number>;
+  /**
+   * Appends until the stream ends; answers the new offset. On failure the bytes that did arrive are kept.
+   * @throws AppError 'unavailable' when the store is full; whatever made the stream fail
+   */
+  append(bytes: Readable, options?: AppendOptions): Promise<number>;
   /**
    * Verifies and publishes: afterwards `stat` shows the blob, durably. Success if the blob was there already.
    * 'integrity' leaves nothing visible and keeps the ingest (abort it to give its bytes back).
    */
   commit(expected: Expected): Promise<BlobInfo>;
-  /** Discards the bytes. Idempotent; also after commit, where it does nothing. */
+  /** Discards the bytes and closes. Idempotent; also after commit, where it does nothing. */
   abort(): Promise<void>;
+}
+
+const INGEST_ID = /^[A-Za-z0-9_-]{1,128}$/;
+
+/** Every backend's first step: an id may become a file name or a key. @throws AppError 'invalid' */
+export function checkIngestId(id: string): void {
+  if (!INGEST_ID.test(id)) throw new AppError('invalid', `cannot use ingest id ${JSON.stringify(id.slice(0, 200))}`);
+}
+
+/** The inclusive range as first and last byte of a blob of this size. @throws AppError 'range' */
+export function resolveRange(digest: Digest, sizeBytes: number, range: ByteRange): { start: number; end: number } {
+  const { start, end = sizeBytes - 1 } = range;
+  if (start >= 0 && start < sizeBytes && end >= start) return { start, end: Math.min(end, sizeBytes - 1) };
+  throw new AppError('range', `cannot open bytes ${start}-${range.end ?? ''} of ${digest}: it has ${sizeBytes} bytes`);
 }
