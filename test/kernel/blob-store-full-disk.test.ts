@@ -32,7 +32,7 @@ describe('filesystem blob store on a full disk', () => {
       await ingest.append(source(small.length));
       await ingest.commit({ digest: digestOf(small) });
     }
-    const large = Buffer.alloc(3 << 20);
+    const large = Buffer.alloc(3_500_000);
     {
       await using ingest = await store.ingest('large');
       await ingest.append(source(2 << 20));
