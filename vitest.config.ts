@@ -6,6 +6,7 @@ const serial = { pool: 'forks', fileParallelism: false, testTimeout: 60_000, hoo
 
 export default defineConfig({
   test: {
+    reporters: ['default', './test/closing-line.ts'],
     projects: [
       { test: { name: 'unit', include: ['test/unit/**/*.test.ts'], sequence: { groupOrder: 0 } } },
       { test: { name: 'contract', include: ['test/contract/**/*.test.ts'], sequence: { groupOrder: 0 } } },
