@@ -1,0 +1,86 @@
+/**
+ * Runs one host program to its end and tells what it said. Every other file of this folder goes through here.
+ * Programs get a fixed environment (search path and C locale, since we read their messages) and never a shell; their
+ * output is bounded. Long-running children (conmon, aardvark-dns) are not started here.
+ */
+import { execFile } from 'node:child_process';
+import { AppError, hasCode } from '../../shared/errors.ts';
+
+/** Where distributions put the programs that we need. */
+export const PROGRAM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+const OUTPUT_MAX_BYTES = 16 * 1024 * 1024;
+const TIMEOUT_MS = 60_000;
+
+export interface CommandOptions {
+  readonly cwd?: string | undefined;
+  /** Added to the fixed environment. */
+  readonly env?: Readonly<Record<string, string>> | undefined;
+  readonly stdin?: string | Uint8Array | undefined;
+  /** After this the program is killed and the call fails with 'timeout'; default 60 s. */
+  readonly timeoutMs?: number | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface CommandResult {
+  /** 128 + n after signal n, as a shell would say. */
+  readonly exitCode: number;
+  readonly stdout: string;
+  readonly stderr: string;
+  readonly durationMs: number;
+}
+
+/**
+ * A program that ends with any exit code is a result, not an error.
+ * @throws AppError 'unsupported' if it is not installed, 'timeout', 'too-large' when it talks too much
+ */
+export function runCommand(
+  program: string,
+  args: readonly string[],
+  options: CommandOptions = {},
+): Promise<CommandResult> {
+  const startedAt = performance.now();
+  return new Promise((resolve, reject) => {
+    const child = execFile(
+      program,
+      args,
+      {
+        cwd: options.cwd,
+        env: { PATH: PROGRAM_PATH, LC_ALL: 'C', ...options.env },
+        encoding: 'utf8',
+        maxBuffer: OUTPUT_MAX_BYTES,
+        timeout: options.timeoutMs ?? TIMEOUT_MS,
+        killSignal: 'SIGKILL',
+        signal: options.signal,
+      },
+      (error, stdout, stderr) => {
+        const durationMs = performance.now() - startedAt;
+        if (error === null) return resolve({ exitCode: 0, stdout, stderr, durationMs });
+        if (typeof error.code === 'number') return resolve({ exitCode: error.code, stdout, stderr, durationMs });
+        reject(failureOf(program, error, { timedOut: error.killed === true, cwd: options.cwd }));
+      },
+    );
+    // A program may end without reading its input; its exit code tells the story.
+    child.stdin?.on('error', () => {});
+    child.stdin?.end(options.stdin);
+  });
+}
+
+function failureOf(
+  program: string,
+  cause: Error,
+  { timedOut, cwd }: { readonly timedOut: boolean; readonly cwd: string | undefined },
+): AppError {
+  const name = JSON.stringify(program);
+  if (hasCode(cause, 'ENOENT'))
+    return new AppError(
+      'unsupported',
+      `cannot run ${name}: it is not installed${cwd === undefined ? '' : `, or ${JSON.stringify(cwd)} is not a directory`}`,
+      { cause },
+    );
+  if (hasCode(cause, 'EACCES')) return new AppError('denied', `cannot run ${name}: permission denied`, { cause });
+  if (hasCode(cause, 'ERR_CHILD_PROCESS_STDIO_MAXBUFFER'))
+    return new AppError('too-large', `cannot run ${name}: it wrote more than ${OUTPUT_MAX_BYTES} bytes`, { cause });
+  if (hasCode(cause, 'ABORT_ERR')) return new AppError('timeout', `cannot run ${name}: it was cancelled`, { cause });
+  if (timedOut) return new AppError('timeout', `cannot run ${name}: it did not end in time and was killed`, { cause });
+  return new AppError('unavailable', `cannot run ${name}: ${cause.message}`, { cause });
+}
