@@ -1,47 +1,110 @@
 /**
- * Every limit of the registry, in one table, each with its unit in its name and its reason beside it. main.ts may
- * override them from its configuration; nothing below main.ts has a number of its own.
+ * Every limit of the registry, in one table, each with its unit in its name and its reason in its description. All can
+ * be configured; nothing outside this table has a number of its own that a client could run into.
  */
+import { bytesOption, type Config, durationOption, integerOption, loadConfig } from '../shared/config.ts';
 import { MANIFEST_MAX_BYTES } from '../shared/oci.ts';
 
-export const DEFAULT_LIMITS = {
-  /** The specification asks for at least 4 MiB; a manifest is held in memory and in the database. Above: 413. */
-  manifestMaxBytes: MANIFEST_MAX_BYTES,
-  /** One blob. Larger than any real layer; stops an endless body before it fills the disk. */
-  blobMaxBytes: 1024 ** 4,
-  /** What OCI-Chunk-Min-Length asks of clients that push in chunks; 0 sends no such header. */
-  chunkMinBytes: 0,
-  /** tags/list and _catalog: asked for more, we answer this many and a Link (CVE-2023-2253 asked for 10^9). */
-  pageMaxEntries: 1000,
-  /** Page size of _catalog and referrers when the client names none, as in Distribution. */
-  pageDefaultEntries: 100,
-  /** A referrers answer is itself an index, so it obeys the limit that clients put on manifests. */
-  referrersMaxBytes: MANIFEST_MAX_BYTES - 64 * 1024,
-  /** `last` is a name or a digest; anything longer is noise. */
-  lastMaxLength: 512,
-  /** Tags in one `?tag=` push. The specification asks for ten. */
-  tagsPerPush: 50,
-  /** Parts of one multi-range answer, after joining neighbours. zstd:chunked clients send a handful. */
-  rangeMaxParts: 16,
-  /** Whole request head. Tokens and long `?tag=` lists fit. */
-  headerMaxBytes: 32 * 1024,
-  /** A connection on which no byte moves for this long is closed. Uploads have no other time limit. */
-  idleTimeoutMs: 120_000,
-  /** Above the 60 s that load balancers keep idle connections, so that they and not we close first. */
-  keepAliveTimeoutMs: 75_000,
-  headersTimeoutMs: 60_000,
-  /** After this long in shutdown, open requests are cut. */
-  drainTimeoutMs: 30_000,
-  /** Open upload sessions of one user: each may hold a file of blobMaxBytes. */
-  uploadsPerUser: 1000,
-  /** An upload session that nobody touched for this long is garbage. */
-  uploadTtlMs: 24 * 3_600_000,
-  /** How long a request waits for an earlier request of the same session, which may be a connection that died. */
-  uploadWaitMs: 5_000,
-  /** Longer than the longest push from its first blob to its manifest: what is younger is never collected. */
-  gcGraceMs: 24 * 3_600_000,
-  /** Bytes of manifests kept in memory in front of the database. */
-  manifestCacheBytes: 32 * 1024 * 1024,
+const HOUR_MS = 3_600_000;
+const MIB = 1024 * 1024;
+
+export const LIMIT_OPTIONS = {
+  manifestMaxBytes: bytesOption({
+    description: 'largest manifest or index; the specification asks for at least 4 MiB',
+    default: MANIFEST_MAX_BYTES,
+  }),
+  blobMaxBytes: bytesOption({
+    description: 'largest blob: stops an endless body before it fills the disk',
+    default: 1024 ** 4,
+  }),
+  chunkMinBytes: bytesOption({
+    description: 'what OCI-Chunk-Min-Length asks of clients that push in chunks; 0 asks nothing',
+    default: 0,
+  }),
+  pageMaxEntries: integerOption({
+    description: 'most tags, repositories or referrers in one answer; who asks for more gets a Link',
+    default: 1000,
+    min: 1,
+    max: 10_000,
+  }),
+  pageDefaultEntries: integerOption({
+    description: 'entries of a page of the catalog or of referrers when the client names no number',
+    default: 100,
+    min: 1,
+    max: 10_000,
+  }),
+  referrersMaxBytes: bytesOption({
+    description: 'one referrers answer; it is an index, and clients limit those',
+    default: MANIFEST_MAX_BYTES - 64 * 1024,
+  }),
+  lastMaxLength: integerOption({
+    description: 'characters of the last parameter of a listing; a name or a digest fits',
+    default: 512,
+    min: 255,
+    max: 8192,
+  }),
+  tagsPerPush: integerOption({
+    description: 'tags set by one push by digest; the specification asks for ten',
+    default: 50,
+    min: 10,
+    max: 1000,
+  }),
+  rangeMaxParts: integerOption({
+    description: 'parts of one multi-range answer after neighbours are joined; beyond, the whole blob is sent',
+    default: 16,
+    min: 1,
+    max: 256,
+  }),
+  headerMaxBytes: bytesOption({
+    description: 'head of a request; tokens and long lists of tags fit',
+    default: 32 * 1024,
+  }),
+  idleTimeoutMs: durationOption({
+    description: 'a connection on which no byte moves for this long is closed; uploads have no other time limit',
+    default: 120_000,
+  }),
+  keepAliveTimeoutMs: durationOption({
+    description: 'how long an idle connection is kept; above the 60 s of usual load balancers',
+    default: 75_000,
+  }),
+  headersTimeoutMs: durationOption({
+    description: 'how long the head of a request may take to arrive',
+    default: 60_000,
+  }),
+  drainTimeoutMs: durationOption({
+    description: 'how long requests may go on after SIGTERM before they are cut',
+    default: 30_000,
+  }),
+  uploadsPerUser: integerOption({
+    description: 'open upload sessions of one user; each may hold a file as large as a blob',
+    default: 1000,
+    min: 1,
+    max: 1_000_000,
+  }),
+  uploadTtlMs: durationOption({
+    description: 'an upload session that received nothing for this long is given up',
+    default: 24 * HOUR_MS,
+  }),
+  uploadWaitMs: durationOption({
+    description: 'how long a request waits for an earlier one of the same upload, which may be a dead connection',
+    default: 5_000,
+  }),
+  gcGraceMs: durationOption({
+    description: 'nothing younger is collected; longer than the longest push from its first blob to its manifest',
+    default: 24 * HOUR_MS,
+  }),
+  pullTimeResolutionMs: durationOption({
+    description: 'a manifest that is pulled again within this time is not noted again',
+    default: HOUR_MS,
+  }),
+  manifestCacheBytes: bytesOption({
+    description: 'memory for manifests that are asked for often',
+    default: 32 * MIB,
+  }),
 } as const;
 
-export type Limits = { readonly [K in keyof typeof DEFAULT_LIMITS]: number };
+export type Limits = Config<typeof LIMIT_OPTIONS>;
+
+export function defaultLimits(): Limits {
+  return loadConfig({ name: 'limits', envPrefix: 'LIMITS_', options: LIMIT_OPTIONS }, { argv: [], env: {} }).config;
+}

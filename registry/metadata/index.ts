@@ -32,8 +32,10 @@ export interface StoredManifest {
 }
 
 export interface NewManifest extends StoredManifest {
-  /** Blobs and child manifests that must be in the repository; foreign layers are not among them. */
+  /** Blobs and child manifests that must be in the repository. */
   readonly references: readonly Digest[];
+  /** Foreign layers: kept while the manifest exists if the repository has them, and not missed if it has not. */
+  readonly foreign?: readonly Digest[];
   readonly subject?: Digest | undefined;
   /** What a referrers answer says: the manifest's own, else its config's media type. */
   readonly artifactType?: string | undefined;
@@ -118,8 +120,11 @@ export interface BlobIndex {
    * @throws AppError 'unavailable' while they are being removed at this moment: try again
    */
   pinBlob(digest: Digest): Promise<void>;
-  /** Makes a stored blob readable through the repository, which begins to exist with it. Idempotent. */
-  linkBlob(repository: string, blob: LinkedBlob): Promise<void>;
+  /**
+   * Makes a stored blob readable through the repository, which begins to exist with it, and ends the upload session
+   * that brought it. Idempotent.
+   */
+  linkBlob(repository: string, blob: LinkedBlob, options?: { readonly upload?: string | undefined }): Promise<void>;
   /** Links what `from` has into `to`; undefined = `from` does not have it. */
   mountBlob(to: string, from: string, digest: Digest): Promise<LinkedBlob | undefined>;
   /** Repositories that hold this blob, a few of them, for a mount without `from`. */

@@ -75,7 +75,7 @@ export function createBlobIndex(database: Database<MetadataTables>, options: Sql
       });
     },
 
-    async linkBlob(repository, { digest, sizeBytes }) {
+    async linkBlob(repository, { digest, sizeBytes }, { upload } = {}) {
       await database.write(async (transaction) => {
         await transaction
           .insertInto('blob')
@@ -83,6 +83,7 @@ export function createBlobIndex(database: Database<MetadataTables>, options: Sql
           .onConflict((conflict) => conflict.column('digest').doNothing())
           .execute();
         await link(transaction, repository, digest);
+        if (upload !== undefined) await transaction.deleteFrom('upload').where('id', '=', upload).execute();
       });
     },
 

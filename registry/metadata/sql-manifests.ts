@@ -50,8 +50,8 @@ export function createManifestIndex(database: Database<MetadataTables>, options:
     async putManifest(repository, manifest, { tags, guard }) {
       await database.write(async (transaction) => {
         const repositoryId = await ensureRepository(transaction, repository, now());
-        await assertReferences(transaction, repositoryId, manifest);
-        await writeManifest(transaction, manifest, { repositoryId, at: now() });
+        const references = await findReferences(transaction, repositoryId, manifest);
+        await writeManifest(transaction, manifest, { repositoryId, references, at: now() });
         for (const tag of tags)
           await moveTag(transaction, { repositoryId, tag, to: manifest.digest, guard, at: now() });
       });
@@ -244,33 +244,42 @@ function batches<T>(items: readonly T[]): readonly (readonly T[])[] {
   );
 }
 
-/** An index may hold blobs (BuildKit's cache does), so either kind satisfies a reference. */
-async function assertReferences(
+/** What the manifest will keep alive. An index may hold blobs (BuildKit's cache does), so either kind satisfies. */
+async function findReferences(
   transaction: Transaction<MetadataTables>,
   repositoryId: number,
-  { digest, references }: NewManifest,
-): Promise<void> {
-  const missing = new Set(references);
+  { digest, references, foreign = [] }: NewManifest,
+): Promise<readonly Digest[]> {
+  const wanted = new Set([...references, ...foreign]);
+  const found = new Set<Digest>();
   for (const table of ['repositoryBlob', 'manifest'] as const)
-    for (const batch of batches([...missing])) {
-      const found = await transaction
+    for (const batch of batches([...wanted].filter((reference) => !found.has(reference)))) {
+      const rows = await transaction
         .selectFrom(table)
         .where('repositoryId', '=', repositoryId)
         .where('digest', 'in', batch)
         .select('digest')
         .execute();
-      for (const row of found) missing.delete(row.digest);
+      for (const row of rows) found.add(row.digest);
     }
-  if (missing.size > 0)
-    throw new AppError('not-found', `cannot store manifest ${digest}: ${missing.size} of its references are missing`, {
-      detail: { missing: [...missing] },
+  const missing = [...new Set(references)].filter((reference) => !found.has(reference));
+  if (missing.length > 0)
+    throw new AppError('not-found', `cannot store manifest ${digest}: the repository lacks ${missing[0]}`, {
+      detail: { missing },
     });
+  return [...found];
+}
+
+interface ManifestWrite {
+  readonly repositoryId: number;
+  readonly references: readonly Digest[];
+  readonly at: number;
 }
 
 async function writeManifest(
   transaction: Transaction<MetadataTables>,
   manifest: NewManifest,
-  { repositoryId, at }: { readonly repositoryId: number; readonly at: number },
+  { repositoryId, references, at }: ManifestWrite,
 ): Promise<void> {
   const { digest, mediaType, bytes } = manifest;
   const known = await transaction
@@ -310,11 +319,7 @@ async function writeManifest(
       pulledAt: null,
     })
     .execute();
-  const rows = [...new Set(manifest.references)].map((reference) => ({
-    repositoryId,
-    manifest: digest,
-    digest: reference,
-  }));
+  const rows = references.map((reference) => ({ repositoryId, manifest: digest, digest: reference }));
   for (const batch of batches(rows)) await transaction.insertInto('manifestReference').values(batch).execute();
 }
 

@@ -1,0 +1,143 @@
+/**
+ * The registry as an HTTP server: error edge, then one route for all of /v2, dispatched by the pure grammar of
+ * routes.ts. Every request passes authenticate() here and decide() in its handler.
+ */
+import { createServer, type Server } from 'node:http';
+import Router from '@koa/router';
+import Koa, { type Context } from 'koa';
+import type { Log } from '../shared/log.ts';
+import { authorize, type Exchange, type Handlers, METHODS, type RegistryPorts } from './exchange.ts';
+import { createBlobHandlers } from './handlers/blobs.ts';
+import { createCatalogHandlers } from './handlers/catalog.ts';
+import { createManifestHandlers } from './handlers/manifests.ts';
+import { createReferrerHandlers } from './handlers/referrers.ts';
+import { createTagHandlers } from './handlers/tags.ts';
+import { createUploadHandlers } from './handlers/uploads.ts';
+import type { Limits } from './limits.ts';
+import { errorBody, OciError, toOciError } from './oci-errors.ts';
+import { parseRoute, type Route } from './routes.ts';
+
+export interface AppOptions {
+  readonly log: Log;
+}
+
+export function createApp(ports: RegistryPorts, { log }: AppOptions): Koa {
+  const app = new Koa();
+  // Only what escapes the error edge comes here: failures of a socket that is gone.
+  app.on('error', (error) => log.debug('connection failed', { error }));
+  app.use(createErrorEdge(ports, log));
+
+  const dispatch = createDispatch(ports);
+  const router = new Router();
+  router.all(/^\/v2(?:\/|$)/, dispatch);
+  app.use(router.routes());
+  app.use(async ({ path }) => {
+    throw notServed(path);
+  });
+  return app;
+}
+
+function notServed(path: string): OciError {
+  return new OciError('UNSUPPORTED', `cannot serve ${JSON.stringify(path.slice(0, 300))}: there is nothing here`, {
+    status: 404,
+  });
+}
+
+function createErrorEdge({ randomId, now }: RegistryPorts, log: Log): Koa.Middleware {
+  return async (ctx, next) => {
+    ctx.set({ 'Docker-Distribution-API-Version': 'registry/2.0', 'X-Content-Type-Options': 'nosniff' });
+    try {
+      await next();
+    } catch (thrown) {
+      const error = toOciError(thrown);
+      const { method, path } = ctx;
+      const hungUp = ctx.req.destroyed && !ctx.req.complete;
+      if (hungUp || ctx.headerSent) {
+        // The client went away, or has half of an answer: a cut connection is the only thing left to say.
+        log.debug('request cut', { method, path, error: thrown });
+        ctx.respond = false;
+        ctx.res.destroy();
+        return;
+      }
+      const requestId = randomId();
+      if (error.status >= 500) log.error('request failed', { requestId, method, path, at: now(), error: thrown });
+      else log.debug('request refused', { requestId, method, path, code: error.code });
+      answer(ctx, error, requestId);
+    }
+  };
+}
+
+function answer(ctx: Context, error: OciError, requestId: string): void {
+  for (const name of ['Content-Length', 'Content-Disposition', 'Cache-Control', 'ETag']) ctx.remove(name);
+  ctx.set({ ...error.headers, 'X-Request-Id': requestId, 'Content-Type': 'application/json' });
+  ctx.status = error.status;
+  ctx.body = errorBody(error);
+}
+
+type HandlerTable = { readonly [K in Route['kind']]: Handlers<K> };
+
+function createDispatch(ports: RegistryPorts): (ctx: Context) => Promise<void> {
+  const { access } = ports;
+  const table: HandlerTable = {
+    base: {
+      async GET({ ctx, identity }) {
+        authorize(access, identity, { kind: 'probe' });
+        ctx.body = {};
+      },
+      async HEAD({ ctx, identity }) {
+        authorize(access, identity, { kind: 'probe' });
+        ctx.status = 200;
+      },
+    },
+    extensions: {
+      async GET({ ctx, identity }) {
+        authorize(access, identity, { kind: 'probe' });
+        ctx.body = { extensions: [] };
+      },
+    },
+    catalog: createCatalogHandlers(ports),
+    tags: createTagHandlers(ports),
+    blob: createBlobHandlers(ports),
+    manifest: createManifestHandlers(ports),
+    referrers: createReferrerHandlers(ports),
+    ...createUploadHandlers(ports),
+  };
+
+  return async (ctx) => {
+    const route = parseRoute(ctx.path);
+    if (route === undefined) throw notServed(ctx.path);
+    const identity = await access.authenticate({ headers: ctx.headers, remoteAddress: ctx.req.socket.remoteAddress });
+    await handle(table, route, { ctx, identity, query: new URLSearchParams(ctx.querystring) });
+  };
+}
+
+async function handle<K extends Route['kind']>(
+  table: { readonly [P in K]: Handlers<P> },
+  route: Extract<Route, { readonly kind: K }>,
+  exchange: Exchange,
+): Promise<void> {
+  const handlers: Handlers<K> = table[route.kind];
+  const method = METHODS.find((name) => name === exchange.ctx.method);
+  const handler = method === undefined ? undefined : handlers[method];
+  if (handler === undefined) {
+    const allow = Object.keys(handlers).join(', ');
+    throw new OciError('UNSUPPORTED', `cannot ${exchange.ctx.method} here: want ${allow}`, { headers: { allow } });
+  }
+  await handler(exchange, route);
+}
+
+/** Node's server with the timeouts that uploads need: no limit on how long a request takes, one on how long it idles. */
+export function createHttpServer(app: Koa, limits: Limits): Server {
+  const server = createServer(
+    {
+      // Node's default of five minutes would cut every upload that takes longer.
+      requestTimeout: 0,
+      headersTimeout: limits.headersTimeoutMs,
+      keepAliveTimeout: limits.keepAliveTimeoutMs,
+      maxHeaderSize: limits.headerMaxBytes,
+    },
+    app.callback(),
+  );
+  server.timeout = limits.idleTimeoutMs;
+  return server;
+}

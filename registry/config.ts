@@ -1,0 +1,45 @@
+/** The options of berth-registry, for flags, environment (BERTH_REGISTRY_…) and file alike. */
+import { type Config, choiceOption, type Program, textOption } from '../shared/config.ts';
+import { AppError } from '../shared/errors.ts';
+import { LOG_LEVELS } from '../shared/log.ts';
+import { LIMIT_OPTIONS } from './limits.ts';
+
+const OPTIONS = {
+  root: textOption({ description: 'directory of blobs and metadata', default: '/var/lib/berth/registry' }),
+  listen: textOption({ description: 'address and port; port 0 takes a free one', default: '127.0.0.1:5000' }),
+  anonymousWrites: choiceOption({
+    description: 'who may push and delete without a name: callers of a registry that listens on loopback only, or all',
+    choices: ['loopback', 'always', 'never'],
+    default: 'loopback',
+  }),
+  logLevel: choiceOption({ description: 'least important lines to log', choices: LOG_LEVELS, default: 'info' }),
+  ...LIMIT_OPTIONS,
+} as const;
+
+export type RegistryConfig = Config<typeof OPTIONS>;
+
+export const PROGRAM: Program<typeof OPTIONS> = {
+  name: 'berth-registry',
+  envPrefix: 'BERTH_REGISTRY_',
+  options: OPTIONS,
+};
+
+export interface ListenAddress {
+  readonly host: string;
+  readonly port: number;
+  /** Whether only this machine can connect. */
+  readonly isLoopback: boolean;
+}
+
+/** `127.0.0.1:5000`, `[::1]:5000`, `:5000` (every address). @throws AppError 'invalid' */
+export function parseListenAddress(text: string): ListenAddress {
+  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]*)):(\d{1,5})$/.exec(text);
+  const port = Number(match?.[3]);
+  if (match === null || port > 65_535)
+    throw new AppError(
+      'invalid',
+      `cannot listen on ${JSON.stringify(text)}: want HOST:PORT, for example 127.0.0.1:5000`,
+    );
+  const host = match[1] ?? (match[2] || '::');
+  return { host, port, isLoopback: host === 'localhost' || host === '::1' || /^127(?:\.\d{1,3}){3}$/.test(host) };
+}
