@@ -1,0 +1,147 @@
+/** Containers over the Engine API: `/containers/…`; their streams are in container-streams.ts. */
+import { AppError } from '../../shared/errors.ts';
+import { type Engine, type FileChange, parseCreateRequest, parseUpdateRequest } from '../engine.ts';
+import { containerDetailsJson, containerSummaryJson } from './container-json.ts';
+import { addContainerStreamRoutes } from './container-streams.ts';
+import {
+  type ApiContext,
+  type ApiRouter,
+  pathPart,
+  queryFilters,
+  queryFlag,
+  queryInteger,
+  queryText,
+  readJson,
+  sendJson,
+} from './context.ts';
+
+/** API version from which stop and restart take a signal. */
+const STOP_SIGNAL_SINCE = 42;
+/** Docker let old clients send `{}` or `null` here, and refuses more: it was once a host configuration. */
+const START_BODY_MAX_BYTES = 7;
+
+export function addContainerRoutes(router: ApiRouter, engine: Engine): void {
+  const { containers } = engine;
+
+  router.get('/containers/json', async (ctx) => {
+    const limit = queryInteger(ctx, 'limit');
+    const list = await containers.list({
+      all: queryFlag(ctx, 'all'),
+      limit: limit === undefined || limit <= 0 ? undefined : limit,
+      size: queryFlag(ctx, 'size'),
+      filters: queryFilters(ctx),
+    });
+    sendJson(ctx, list.map(containerSummaryJson));
+  });
+
+  router.post('/containers/create', async (ctx) => {
+    const request = parseCreateRequest(await readJson(ctx));
+    const created = await containers.create(request, {
+      name: queryText(ctx, 'name') || undefined,
+      platform: queryText(ctx, 'platform') || undefined,
+    });
+    sendJson(ctx, { Id: created.id, Warnings: created.warnings }, 201);
+  });
+
+  router.post('/containers/prune', async (ctx) => {
+    const { deleted, reclaimedBytes } = await containers.prune(queryFilters(ctx, ['label', 'label!', 'until']));
+    sendJson(ctx, { ContainersDeleted: deleted.length === 0 ? null : deleted, SpaceReclaimed: reclaimedBytes });
+  });
+
+  router.get('/containers/*name/json', async (ctx) => {
+    const details = await containers.inspect(pathPart(ctx, 'name'), { size: queryFlag(ctx, 'size') });
+    sendJson(ctx, containerDetailsJson(details));
+  });
+
+  router.get('/containers/*name/top', async (ctx) => {
+    const list = await containers.top(pathPart(ctx, 'name'), queryText(ctx, 'ps_args') || undefined);
+    sendJson(ctx, { Processes: list.processes, Titles: list.titles });
+  });
+
+  router.get('/containers/*name/changes', async (ctx) => {
+    const changes = await containers.changes(pathPart(ctx, 'name'));
+    sendJson(ctx, changes.length === 0 ? null : changes.map(changeJson));
+  });
+
+  router.post('/containers/*name/start', async (ctx) => {
+    if (Number(ctx.get('content-length') || 0) > START_BODY_MAX_BYTES)
+      throw new AppError(
+        'invalid',
+        'starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24',
+      );
+    if ((queryText(ctx, 'checkpoint') ?? '') !== '')
+      throw new AppError('unsupported', 'cannot start from a checkpoint: checkpoints are not supported');
+    ctx.status = (await containers.start(pathPart(ctx, 'name'))) ? 204 : 304;
+  });
+
+  router.post('/containers/*name/stop', async (ctx) => {
+    ctx.status = (await containers.stop(pathPart(ctx, 'name'), stopOptions(ctx))) ? 204 : 304;
+  });
+
+  router.post('/containers/*name/restart', async (ctx) => {
+    await containers.restart(pathPart(ctx, 'name'), stopOptions(ctx));
+    ctx.status = 204;
+  });
+
+  router.post('/containers/*name/kill', async (ctx) => {
+    await containers.kill(pathPart(ctx, 'name'), queryText(ctx, 'signal') || undefined);
+    ctx.status = 204;
+  });
+
+  router.post('/containers/*name/pause', async (ctx) => {
+    await containers.pause(pathPart(ctx, 'name'));
+    ctx.status = 204;
+  });
+
+  router.post('/containers/*name/unpause', async (ctx) => {
+    await containers.unpause(pathPart(ctx, 'name'));
+    ctx.status = 204;
+  });
+
+  router.post('/containers/*name/rename', async (ctx) => {
+    await containers.rename(pathPart(ctx, 'name'), queryText(ctx, 'name') ?? '');
+    ctx.status = 204;
+  });
+
+  router.post('/containers/*name/update', async (ctx) => {
+    const { warnings } = await containers.update(pathPart(ctx, 'name'), parseUpdateRequest(await readJson(ctx)));
+    sendJson(ctx, { Warnings: warnings.length === 0 ? null : warnings });
+  });
+
+  router.post('/containers/*name/resize', async (ctx) => {
+    await containers.resize(pathPart(ctx, 'name'), terminalSize(ctx));
+    ctx.status = 200;
+    ctx.body = '';
+  });
+
+  addContainerStreamRoutes(router, engine);
+
+  router.delete('/containers/*name', async (ctx) => {
+    if (queryFlag(ctx, 'link')) throw new AppError('unsupported', 'cannot remove a link: links are not supported');
+    await containers.remove(pathPart(ctx, 'name'), { force: queryFlag(ctx, 'force'), volumes: queryFlag(ctx, 'v') });
+    ctx.status = 204;
+  });
+}
+
+function stopOptions(ctx: ApiContext) {
+  const signal = ctx.state.apiMinor >= STOP_SIGNAL_SINCE ? queryText(ctx, 'signal') : undefined;
+  return { timeoutSeconds: queryInteger(ctx, 't'), signal: signal || undefined };
+}
+
+/** Rows and columns of the query. @throws AppError 'invalid' */
+export function terminalSize(ctx: ApiContext): { rows: number; columns: number } {
+  const [rows, columns] = [queryInteger(ctx, 'h'), queryInteger(ctx, 'w')];
+  for (const [key, value] of [
+    ['h', rows],
+    ['w', columns],
+  ] as const)
+    if (value === undefined || value < 0 || value > 65535)
+      throw new AppError('invalid', `invalid value for ${key}: want a number of ${key === 'h' ? 'rows' : 'columns'}`);
+  return { rows: rows ?? 0, columns: columns ?? 0 };
+}
+
+const CHANGE_KINDS = { modified: 0, added: 1, deleted: 2 } as const;
+
+function changeJson({ path, kind }: FileChange): Record<string, unknown> {
+  return { Path: path, Kind: CHANGE_KINDS[kind] };
+}

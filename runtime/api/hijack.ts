@@ -1,0 +1,143 @@
+/**
+ * Hijacked connections: attach and exec turn an HTTP request into a raw two-way stream.
+ *
+ * With an `Upgrade` header the answer is exactly 101, without it 200 and then bytes until the connection closes; it is
+ * never chunked, because clients read the socket below their HTTP library. The client's half close is EOF for stdin and
+ * output goes on after it. The HTTP server is told not to treat upgrades itself, so bodies of both kinds of requests
+ * are parsed by Node, and then the socket is taken from its parser.
+ */
+import { once } from 'node:events';
+import type { Socket } from 'node:net';
+import type { Writable } from 'node:stream';
+import type { Attachment, OutputChunk } from '../engine.ts';
+import type { ApiContext } from './context.ts';
+
+export const RAW_STREAM = 'application/vnd.docker.raw-stream';
+export const MULTIPLEXED_STREAM = 'application/vnd.docker.multiplexed-stream';
+
+/** API version that began to name multiplexed streams by their own media type. */
+const MULTIPLEXED_SINCE = 42;
+/** How long a client may take to close its side after we have closed ours. */
+const LINGER_MS = 10_000;
+
+export function streamType(ctx: ApiContext, terminal: boolean): string {
+  return !terminal && ctx.state.apiMinor >= MULTIPLEXED_SINCE ? MULTIPLEXED_STREAM : RAW_STREAM;
+}
+
+/**
+ * Takes the connection and sends the head. The socket is paused; the caller owns it and ends it with `finish`.
+ * Errors after this can only be told inside the stream.
+ */
+export function hijack(ctx: ApiContext, options: { readonly terminal: boolean }): Socket {
+  ctx.respond = false;
+  const { req, res } = ctx;
+  const { socket } = req;
+  // 'close' stays: it is how the server forgets the connection.
+  for (const event of ['data', 'end', 'drain', 'error', 'timeout']) socket.removeAllListeners(event);
+  // A reset is an end like any other; the streams around the socket see its 'close'.
+  socket.on('error', () => {});
+  // The request body may never end (a client that streams stdin); Node reports that when the connection closes.
+  req.on('error', () => {});
+  socket.setTimeout(0);
+  socket.setNoDelay(true);
+  // Leaves the parser's own way of reading before bytes after the request arrive.
+  socket.on('readable', () => {});
+  socket.removeAllListeners('readable');
+  socket.pause();
+
+  const upgrade = ctx.get('upgrade') !== '';
+  const head = upgrade
+    ? [
+        'HTTP/1.1 101 UPGRADED',
+        `Content-Type: ${streamType(ctx, options.terminal)}`,
+        'Connection: Upgrade',
+        'Upgrade: tcp',
+      ]
+    : ['HTTP/1.1 200 OK', `Content-Type: ${RAW_STREAM}`];
+  for (const [name, value] of Object.entries(res.getHeaders()))
+    if (!/^(?:content-|connection|upgrade|transfer-)/.test(name)) head.push(`${name}: ${String(value)}`);
+  socket.write(`${head.join('\r\n')}\r\n\r\n`);
+  return socket;
+}
+
+/** Ends our side, and does not wait for ever for the client's. */
+export function finish(socket: Socket): void {
+  socket.end();
+  socket.resume();
+  const timer = setTimeout(() => socket.destroy(), LINGER_MS);
+  timer.unref();
+  socket.once('close', () => clearTimeout(timer));
+}
+
+const STREAM_NUMBER = { stdout: 1, stderr: 2 } as const;
+
+/** Header of one multiplexed frame: stream number, three zero bytes, length as 32 bits big endian. */
+export function frame(chunk: OutputChunk): Buffer {
+  const header = Buffer.alloc(8);
+  header[0] = STREAM_NUMBER[chunk.stream];
+  header.writeUInt32BE(chunk.bytes.byteLength, 4);
+  return header;
+}
+
+export interface CopyOptions {
+  /** false = a terminal: one stream, no frames. */
+  readonly framed: boolean;
+}
+
+/**
+ * Copies output to a client until it ends or the client is gone. Waits for the client before it asks for more, so a
+ * slow client slows the source, not the memory. Does not end `out`.
+ */
+export async function copyOutput(
+  chunks: AsyncIterable<OutputChunk>,
+  out: Writable,
+  options: CopyOptions,
+): Promise<void> {
+  const gone = new AbortController();
+  const stop = () => gone.abort();
+  out.once('close', stop);
+  try {
+    for await (const chunk of chunks) {
+      if (out.destroyed) return;
+      out.cork();
+      if (options.framed) out.write(frame(chunk));
+      const flowing = out.write(chunk.bytes);
+      out.uncork();
+      if (!flowing) await once(out, 'drain', { signal: gone.signal });
+    }
+  } catch (error) {
+    if (!gone.signal.aborted) throw error;
+  } finally {
+    out.off('close', stop);
+  }
+}
+
+/** Carries both directions between a hijacked connection and an attachment until the output ends; then gives both back. */
+export async function serveAttachment(socket: Socket, attachment: Attachment): Promise<void> {
+  try {
+    if (attachment.input === undefined) socket.resume();
+    else feed(socket, attachment.input);
+    await copyOutput(attachment.output, socket, { framed: !attachment.terminal });
+  } finally {
+    finish(socket);
+    await attachment[Symbol.asyncDispose]();
+  }
+}
+
+/** stdin: waits for the container, and a container that has closed its stdin does not end the connection. */
+function feed(socket: Socket, input: Writable): void {
+  let isOpen = true;
+  const close = () => {
+    isOpen = false;
+    socket.resume();
+  };
+  input.once('error', close);
+  input.once('close', close);
+  input.on('drain', () => socket.resume());
+  socket.on('data', (bytes: Buffer) => {
+    if (isOpen && !input.write(bytes)) socket.pause();
+  });
+  socket.once('end', () => {
+    if (isOpen) input.end();
+  });
+}

@@ -1,0 +1,239 @@
+/** The engine itself over the Engine API: `/_ping`, `/version`, `/info`, `/system/df`. */
+import { AppError } from '../../shared/errors.ts';
+import type { ContainerSummary, Engine, EngineDescription, ImagesUsage } from '../engine.ts';
+import { isAlive } from '../engine.ts';
+import { containerSummaryJson } from './container-json.ts';
+import { type ApiRouter, queryFlag, queryTexts, sendJson } from './context.ts';
+import { imageSummaryJson } from './image-json.ts';
+import { API_VERSION_MAX, API_VERSION_MIN } from './version.ts';
+
+/** API version whose clients show the engine's sums instead of their own. */
+const SUMS_SINCE = 52;
+/** What the classic builder is called; clients must not look for BuildKit here. */
+const BUILDER_VERSION = '1';
+
+export function addSystemRoutes(router: ApiRouter, engine: Engine): void {
+  router.get('/_ping', (ctx) => {
+    ctx.set({
+      'Builder-Version': BUILDER_VERSION,
+      'Cache-Control': 'no-cache, no-store, must-revalidate',
+      Pragma: 'no-cache',
+      Swarm: 'inactive',
+    });
+    ctx.type = 'text/plain; charset=utf-8';
+    ctx.body = 'OK';
+  });
+
+  router.get('/version', async (ctx) => sendJson(ctx, versionJson(await engine.describe())));
+
+  router.get('/info', async (ctx) => {
+    const [description, containers, images] = await Promise.all([
+      engine.describe(),
+      engine.containers.list({ all: true }),
+      engine.images.list(),
+    ]);
+    const counts = { containers, images: images.length, listeners: engine.events.listeners, now: engine.now() };
+    sendJson(ctx, infoJson(description, counts));
+  });
+
+  router.get('/system/df', async (ctx) => {
+    const types = new Set(queryTexts(ctx, 'type'));
+    for (const type of types)
+      if (!DF_TYPES.includes(type)) throw new AppError('invalid', `unknown object type: ${type.slice(0, 100)}`);
+    const wanted = (type: string) => types.size === 0 || types.has(type);
+    const [images, containers] = await Promise.all([
+      wanted('image') ? engine.images.usage() : undefined,
+      wanted('container') ? engine.containers.list({ all: true, size: true }) : undefined,
+    ]);
+    const parts = { images, containers, hasVolumes: wanted('volume'), hasBuildCache: wanted('build-cache') };
+    const { apiMinor } = ctx.state;
+    const verbose = queryFlag(ctx, 'verbose');
+    sendJson(ctx, {
+      // Clients since 1.52 ask for the items they want; until then both forms are sent.
+      ...(!(apiMinor >= SUMS_SINCE && verbose) && itemsJson(parts, { apiMinor, now: engine.now() })),
+      ...(apiMinor >= SUMS_SINCE && sumsJson(parts, { apiMinor, verbose, now: engine.now() })),
+    });
+  });
+}
+
+const DF_TYPES: readonly string[] = ['container', 'image', 'volume', 'build-cache'];
+
+interface DiskUsage {
+  readonly images: ImagesUsage | undefined;
+  readonly containers: readonly ContainerSummary[] | undefined;
+  readonly hasVolumes: boolean;
+  readonly hasBuildCache: boolean;
+}
+
+function imageItems(usage: ImagesUsage, apiMinor: number): unknown[] {
+  return usage.images.map(({ summary }) => imageSummaryJson(summary, { apiMinor, sharedSize: true }));
+}
+
+/** Lists of everything; the client does the sums. */
+function itemsJson(usage: DiskUsage, form: { apiMinor: number; now: Date }): Record<string, unknown> {
+  return {
+    ...(usage.images && { LayersSize: usage.images.actualBytes, Images: imageItems(usage.images, form.apiMinor) }),
+    ...(usage.containers && { Containers: usage.containers.map(containerSummaryJson) }),
+    ...(usage.hasVolumes && { Volumes: [] }),
+    ...(usage.hasBuildCache && { BuildCache: [], BuilderSize: 0 }),
+  };
+}
+
+/** The engine's own sums, exact: what is called reclaimable is what prune frees. Zero is left out, as Go does. */
+function sumsJson(usage: DiskUsage, form: { apiMinor: number; verbose: boolean; now: Date }): Record<string, unknown> {
+  const { images, containers } = usage;
+  const sums: Record<string, unknown> = {};
+  if (images !== undefined)
+    sums.ImageUsage = withoutZeros({
+      ActiveCount: images.activeCount,
+      Items: form.verbose ? imageItems(images, form.apiMinor) : undefined,
+      Reclaimable: images.reclaimableBytes,
+      TotalCount: images.images.length,
+      TotalSize: images.actualBytes,
+    });
+  if (containers !== undefined) {
+    const bytes = (some: readonly ContainerSummary[]) =>
+      some.reduce((sum, { size }) => sum + (size?.writableBytes ?? 0), 0);
+    const isActive = ({ record: { state } }: ContainerSummary) => isAlive(state) || state.status === 'restarting';
+    sums.ContainerUsage = withoutZeros({
+      ActiveCount: containers.filter(isActive).length,
+      Items: form.verbose ? containers.map(containerSummaryJson) : undefined,
+      Reclaimable: bytes(containers.filter((container) => !isActive(container))),
+      TotalCount: containers.length,
+      TotalSize: bytes(containers),
+    });
+  }
+  if (usage.hasVolumes) sums.VolumeUsage = {};
+  if (usage.hasBuildCache) sums.BuildCacheUsage = {};
+  return sums;
+}
+
+function withoutZeros(sums: Record<string, unknown>): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(sums).filter(([, value]) => value !== 0 && value !== undefined));
+}
+
+function versionJson({ version, host, runtime, monitor }: EngineDescription): Record<string, unknown> {
+  const shared = { MinAPIVersion: API_VERSION_MIN, Os: 'linux', Arch: host.architecture, GitCommit: '' };
+  return {
+    Platform: { Name: 'Berth' },
+    Version: version,
+    ApiVersion: API_VERSION_MAX,
+    ...shared,
+    Components: [
+      {
+        Name: 'Engine',
+        Version: version,
+        Details: {
+          ...shared,
+          ApiVersion: API_VERSION_MAX,
+          BuildTime: '',
+          Experimental: 'false',
+          GoVersion: `none (Node ${process.versions.node})`,
+          KernelVersion: host.kernelVersion,
+        },
+      },
+      { Name: runtime.name, Version: runtime.version, Details: { GitCommit: '' } },
+      { Name: monitor.name, Version: monitor.version, Details: { GitCommit: '' } },
+    ],
+    GoVersion: '',
+    KernelVersion: host.kernelVersion,
+    BuildTime: '',
+  };
+}
+
+interface Counts {
+  readonly containers: readonly ContainerSummary[];
+  readonly images: number;
+  readonly listeners: number;
+  readonly now: Date;
+}
+
+function infoJson(description: EngineDescription, counts: Counts): Record<string, unknown> {
+  const { host, runtime, monitor } = description;
+  const inState = (...states: readonly string[]) =>
+    counts.containers.filter(({ record }) => states.includes(record.state.status)).length;
+  const [running, paused] = [inState('running', 'restarting'), inState('paused')];
+  const has = (controller: string) => host.controllers.includes(controller);
+  return {
+    ID: description.tag,
+    Containers: counts.containers.length,
+    ContainersRunning: running,
+    ContainersPaused: paused,
+    ContainersStopped: counts.containers.length - running - paused,
+    Images: counts.images,
+    Driver: 'overlayfs',
+    DriverStatus: [
+      ['Layers', description.layerBackend],
+      ['Monitor', `${monitor.name} ${monitor.version}`],
+      ['Instance', description.tag],
+    ],
+    Plugins: { Volume: [], Network: ['host', 'null'], Authorization: null, Log: ['json-file', 'none'] },
+    MemoryLimit: has('memory'),
+    SwapLimit: has('memory'),
+    CpuCfsPeriod: has('cpu'),
+    CpuCfsQuota: has('cpu'),
+    CPUShares: has('cpu'),
+    CPUSet: has('cpuset'),
+    PidsLimit: has('pids'),
+    IPv4Forwarding: true,
+    Debug: description.logLevel === 'debug',
+    NFd: -1,
+    OomKillDisable: has('memory') && host.cgroupVersion === 1,
+    NGoroutines: 0,
+    SystemTime: counts.now.toISOString(),
+    LoggingDriver: 'json-file',
+    CgroupDriver: 'cgroupfs',
+    CgroupVersion: String(host.cgroupVersion),
+    NEventsListener: counts.listeners,
+    KernelVersion: host.kernelVersion,
+    OperatingSystem: host.operatingSystem,
+    OSVersion: host.osVersion,
+    OSType: 'linux',
+    Architecture: host.machine,
+    IndexServerAddress: 'https://index.docker.io/v1/',
+    RegistryConfig: {
+      InsecureRegistryCIDRs: ['127.0.0.0/8', '::1/128'],
+      IndexConfigs: {
+        'docker.io': { Name: 'docker.io', Mirrors: [], Secure: true, Official: true },
+        ...Object.fromEntries(
+          description.insecureRegistries.map((name) => [
+            name,
+            { Name: name, Mirrors: [], Secure: false, Official: false },
+          ]),
+        ),
+      },
+      Mirrors: [],
+    },
+    NCPU: host.cpus,
+    MemTotal: host.memoryBytes,
+    GenericResources: null,
+    DockerRootDir: description.rootDirectory,
+    HttpProxy: '',
+    HttpsProxy: '',
+    NoProxy: '',
+    Name: host.name,
+    Labels: [],
+    ExperimentalBuild: false,
+    ServerVersion: description.version,
+    Runtimes: { [runtime.name]: { path: runtime.path } },
+    DefaultRuntime: runtime.name,
+    Swarm: {
+      NodeID: '',
+      NodeAddr: '',
+      LocalNodeState: 'inactive',
+      ControlAvailable: false,
+      Error: '',
+      RemoteManagers: null,
+    },
+    // Containers live on when the engine ends: always, it is not a setting.
+    LiveRestoreEnabled: true,
+    Isolation: '',
+    InitBinary: '',
+    ContainerdCommit: { ID: '' },
+    RuncCommit: { ID: '' },
+    InitCommit: { ID: '' },
+    SecurityOptions: ['name=seccomp,profile=builtin'],
+    CDISpecDirs: [],
+    Warnings: description.warnings,
+  };
+}

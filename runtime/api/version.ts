@@ -1,0 +1,8 @@
+/**
+ * Versions of Docker's Engine API that are spoken here. From 1.52 on clients show the sums of `system df` that the
+ * engine computed; 1.24 is what clients pin that were written for any Docker of the last ten years.
+ */
+export const API_MINOR_MIN = 24;
+export const API_MINOR_MAX = 52;
+export const API_VERSION_MIN = `1.${API_MINOR_MIN}`;
+export const API_VERSION_MAX = `1.${API_MINOR_MAX}`;

@@ -1,0 +1,93 @@
+/**
+ * Engine: one state directory and everything that works on it. The composition root of the runtime: it opens and wires
+ * the stores and services, adopts what runs, and is all that the Engine API sees of the floors below.
+ */
+
+import type { LogLevel } from '../shared/log.ts';
+import type { Containers } from './containers/containers.ts';
+import type { EventLog } from './events.ts';
+import type { Credentials, Images } from './images/images.ts';
+
+export type {
+  ContainerRecord,
+  ContainerState,
+  MountPoint,
+} from './containers/container.ts';
+export { endedOf, exitCodeOf, isAlive, resting } from './containers/container.ts';
+export type {
+  Attachment,
+  ContainerDetails,
+  ContainerSize,
+  ContainerSummary,
+  Containers,
+  ExecDetails,
+  FileChange,
+  Health,
+  LogStream,
+  OutputChunk,
+  ProcessList,
+  StatsSample,
+  TerminalSize,
+  WaitCondition,
+} from './containers/containers.ts';
+export type { ContainerConfig, EndpointRequest, HostConfig } from './containers/request.ts';
+export { parseCreateRequest, parseExecRequest, parseUpdateRequest } from './containers/request.ts';
+export type { EngineEvent, EventFilters, EventLog } from './events.ts';
+export type {
+  Credentials,
+  HistoryStep,
+  ImageDetail,
+  ImageFilter,
+  ImageSummary,
+  Images,
+  ImagesUsage,
+  PruneFilter,
+  Removal,
+} from './images/images.ts';
+export type { PullEvent, PullLayerStatus, PushEvent, PushLayerStatus } from './images/progress.ts';
+
+export interface Engine extends AsyncDisposable {
+  readonly images: Images;
+  readonly containers: Containers;
+  readonly events: EventLog;
+  readonly now: () => Date;
+  /** What this engine and its host are. */
+  describe(): Promise<EngineDescription>;
+  /**
+   * Asks a registry whether it takes these credentials. Resolves when it does.
+   * @throws AppError 'unauthenticated', 'unavailable'
+   */
+  login(host: string, credentials: Credentials): Promise<void>;
+  /** Stops watching and closes the stores. Containers go on running; the next engine finds them. */
+  close(): Promise<void>;
+}
+
+export interface EngineDescription {
+  /** Six characters that name everything of this engine on the host. */
+  readonly tag: string;
+  readonly version: string;
+  readonly rootDirectory: string;
+  readonly logLevel: LogLevel;
+  readonly layerBackend: 'erofs' | 'directory';
+  readonly runtime: { readonly name: string; readonly path: string; readonly version: string };
+  readonly monitor: { readonly name: string; readonly path: string; readonly version: string };
+  readonly host: {
+    readonly name: string;
+    readonly kernelVersion: string;
+    /** For example `Debian GNU/Linux 12 (bookworm)`. */
+    readonly operatingSystem: string;
+    readonly osVersion: string;
+    /** As uname says it: `x86_64`. */
+    readonly machine: string;
+    /** As Go says it: `amd64`. */
+    readonly architecture: string;
+    readonly cpus: number;
+    readonly memoryBytes: number;
+    readonly cgroupVersion: 1 | 2;
+    /** Names of the cgroup controllers that limits can use. */
+    readonly controllers: readonly string[];
+  };
+  readonly insecureRegistries: readonly string[];
+  /** What a user of this engine should know about its host: what is missing, and the mend. */
+  readonly warnings: readonly string[];
+}
