@@ -67,8 +67,6 @@ export interface LayerTree {
   readonly root: DirectoryNode;
   /** The layer does not mention `/`: the attributes of a lower layer's root hold, root's here are a default. */
   readonly rootIsImplied: boolean;
-  /** Names in the tree, whiteouts among them, the root not. */
-  readonly entryCount: number;
 }
 
 /** A run of bytes of a layer's image. */
