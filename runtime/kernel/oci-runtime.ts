@@ -153,7 +153,11 @@ function parseJson(text: string): unknown {
 
 /** Words of crun and runc, most telling first. */
 const FAILURES: readonly { readonly pattern: RegExp; readonly kind: ErrorKind }[] = [
-  { pattern: /container .*does not exist|\/status`?: No such file|no such container/i, kind: 'not-found' },
+  {
+    pattern:
+      /container .*does not exist|cannot open directory '[^']*': No such file|\/status`?: No such file|no such container/i,
+    kind: 'not-found',
+  },
   { pattern: /already exists|already in use/i, kind: 'already-exists' },
   { pattern: /executable file .*not found|no such file or directory: unknown|stat .*: no such file/i, kind: 'invalid' },
   { pattern: /exec: .*: (permission denied|is a directory|exec format error|not a directory)/i, kind: 'invalid' },

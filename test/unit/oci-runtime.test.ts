@@ -4,6 +4,7 @@ import { runtimeFailure } from '../../runtime/kernel/oci-runtime.ts';
 describe("the runtime's words", () => {
   it.each([
     ['crun, no container', 'error opening file `/run/x/nope/status`: No such file or directory', 'not-found', 125],
+    ['crun, deleted before', "cannot open directory '/run/x/k': No such file or directory", 'not-found', 125],
     ['runc, no container', '{"level":"error","msg":"container does not exist","time":"t"}', 'not-found', 125],
     ['crun, no command', 'executable file `/nope` not found in $PATH: No such file or directory', 'invalid', 127],
     [
