@@ -169,13 +169,14 @@ export function overlayData({ lowers, writable, volatile: isVolatile, target }: 
       'too-large',
       `cannot mount overlay at ${JSON.stringify(target)}: ${lowers.length} layers, the kernel takes ${OVERLAY_LOWERS_MAX}`,
     );
-  // index=off: an image's layers serve many containers at once, and an index ties a layer to one of them.
   const parts = [`lowerdir=${lowers.map((lower) => escapeOverlayValue(lower, { isLower: true })).join(':')}`];
   if (writable !== undefined) {
     parts.push(`upperdir=${escapeOverlayValue(writable.upper, { isLower: false })}`);
     parts.push(`workdir=${escapeOverlayValue(writable.work, { isLower: false })}`);
   }
-  parts.push('index=off');
+  // index: layers serve many containers at once, and an index ties them to one. redirect_dir, metacopy: an upper
+  // directory must stay a plain changeset, and a layer must not point elsewhere by xattrs that it brought along.
+  parts.push('index=off', 'redirect_dir=nofollow', 'metacopy=off');
   if (isVolatile === true) parts.push('volatile');
   const data = parts.join(',');
   const bytes = Buffer.byteLength(data);

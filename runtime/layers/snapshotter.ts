@@ -2,32 +2,45 @@
  * Snapshotter: the writable layer of a container or a build step, over a chain of read-only layers.
  * `key` is always an active snapshot (a container's id); committed layers are LayerStore's.
  *
- *   containers/<key>/upper  work  rootfs      overlayfs's directories and where the whole is mounted
+ *   containers/<key>/lowers   symbolic link whose target lists the layers' short names, topmost first: `c:b:a`
+ *                    upper  work  rootfs      overlayfs's directories and where the whole is mounted
  */
-import type { Readable } from 'node:stream';
-import type { Chain } from './layer-store.ts';
+import type { Chain, LayerId } from './layer-store.ts';
 
-/** A snapshot that is mounted. Disposing unmounts it, and gives back the layers' mounts that nobody else uses. */
+/** A snapshot that is mounted. Disposing unmounts it. */
 export interface MountedSnapshot extends AsyncDisposable {
   /** The merged filesystem. */
   readonly rootfs: string;
 }
 
+export interface SnapshotMountOptions {
+  /** Shows what was written before, and takes no more. */
+  readonly readOnly?: boolean;
+  /**
+   * Nothing that is written is ever synced, neither by fsync(2) nor when it is unmounted. For what is deleted after it
+   * ran: after a power loss the writable layer is worthless.
+   */
+  readonly throwAway?: boolean;
+}
+
 export interface Snapshotter {
-  /** Makes an empty writable layer above chain. Idempotent for the same chain. @throws AppError 'not-found' for a missing layer */
+  /** Makes an empty writable layer above chain. Idempotent for the same chain. @throws AppError 'not-found' for a missing layer, 'conflict' for another chain */
   prepare(key: string, chain: Chain): Promise<void>;
-  /** Mounts it (and, once per host, the layers below). Idempotent: a mounted one is adopted. */
-  mount(key: string, options?: { readonly readOnly?: boolean }): Promise<MountedSnapshot>;
-  /** Idempotent; also for snapshots that an earlier engine mounted. */
+  /**
+   * Mounts it, and first the layers below, each once per host. Idempotent: a mounted one is adopted.
+   * @throws AppError 'not-found' for a key that was never prepared or a layer that is gone
+   */
+  mount(key: string, options?: SnapshotMountOptions): Promise<MountedSnapshot>;
+  /** Idempotent; also for snapshots that an earlier engine mounted. Layers that nobody uses stay mounted for the next one. */
   unmount(key: string): Promise<void>;
-  /** Path of the upper directory, for `diff` and sizes. */
+  /** Path of the upper directory, for sizes and changes. */
   upperOf(key: string): string;
-  /** The changes as a layer tar, reproducible to the byte. The caller owns the stream. */
-  diff(key: string): Promise<Readable>;
   /** Bytes that the upper directory occupies now. */
   diskBytes(key: string): Promise<number>;
-  /** Unmounts and deletes. false = was absent. */
+  /** Unmounts and deletes the writable layer; whatever else lies in containers/<key> stays. false = was absent. */
   remove(key: string): Promise<boolean>;
-  /** Unmounts layers that no active snapshot uses; at start also what an earlier engine left. */
+  /** Unmounts these layers so that they can be removed. @throws AppError 'conflict' while a snapshot uses one */
+  release(layers: readonly LayerId[]): Promise<void>;
+  /** Removes snapshots that are not in valid, whoever made them, and unmounts all layers that no snapshot uses. */
   sweep(valid: ReadonlySet<string>): Promise<void>;
 }

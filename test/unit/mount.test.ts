@@ -4,13 +4,19 @@ import { overlayData, parseMountinfo } from '../../runtime/kernel/mount.ts';
 describe('overlay mount data', () => {
   const writable = { upper: '../u', work: '../w' };
   it.each([
-    [{ lowers: ['1', '0'], target: '/t', cwd: '/' }, 'lowerdir=1:0,index=off'],
-    [{ lowers: ['1'], target: '/t', cwd: '/', writable }, 'lowerdir=1,upperdir=../u,workdir=../w,index=off'],
+    [{ lowers: ['1', '0'], target: '/t', cwd: '/' }, 'lowerdir=1:0,index=off,redirect_dir=nofollow,metacopy=off'],
+    [
+      { lowers: ['1'], target: '/t', cwd: '/', writable },
+      'lowerdir=1,upperdir=../u,workdir=../w,index=off,redirect_dir=nofollow,metacopy=off',
+    ],
     [
       { lowers: ['1'], target: '/t', cwd: '/', writable, volatile: true },
-      'lowerdir=1,upperdir=../u,workdir=../w,index=off,volatile',
+      'lowerdir=1,upperdir=../u,workdir=../w,index=off,redirect_dir=nofollow,metacopy=off,volatile',
     ],
-    [{ lowers: ['a:b,c\\d', 'e'], target: '/t', cwd: '/' }, 'lowerdir=a\\:b\\,c\\\\d:e,index=off'],
+    [
+      { lowers: ['a:b,c\\d', 'e'], target: '/t', cwd: '/' },
+      'lowerdir=a\\:b\\,c\\\\d:e,index=off,redirect_dir=nofollow,metacopy=off',
+    ],
   ])('%j', (overlay, expected) => {
     expect(overlayData(overlay)).toBe(expected);
   });

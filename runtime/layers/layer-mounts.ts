@@ -1,0 +1,139 @@
+/**
+ * Layers under their short names, `layers/l/<number>`: EROFS images are mounted there, each once per host however many
+ * containers use it; directories are linked. They come in batches when a holder needs them, and stay when nobody does,
+ * so that the next container starts at once: until their number grows, or they are released.
+ *
+ * Whether a layer is mounted is always read from the kernel; only who uses it is remembered.
+ */
+import { mkdir, readdir, rmdir, stat, symlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { AppError, hasCode } from '../../shared/errors.ts';
+import type { Mounts } from '../kernel/mount.ts';
+import type { Layer } from './layer-store.ts';
+
+export interface LayerMounts {
+  /** Shows layers, for as long as holder keeps them. */
+  hold(holder: string, layers: readonly Layer[]): Promise<void>;
+  /** Remembers a holder that an earlier engine served. */
+  adopt(holder: string, names: readonly string[]): void;
+  /** Gives back all that holder has. Idempotent. */
+  drop(holder: string): Promise<void>;
+  /** Unmounts these. @throws AppError 'conflict' while somebody holds one */
+  release(names: readonly string[]): Promise<void>;
+  /** Unmounts everything that nobody holds. */
+  releaseUnused(): Promise<void>;
+}
+
+export interface LayerMountsPorts {
+  /** layers/l */
+  readonly directory: string;
+  readonly mounts: Mounts;
+  readonly pathOf: (layer: Layer) => string;
+}
+
+/** Five characters of base 36: 500 of them, with separators, leave a quarter of the kernel's page for the rest. */
+const NAME_MAX_LENGTH = 5;
+/** An empty directory: what overlayfs stacks on when there is no layer. Not a number in base 36. */
+export const EMPTY_LAYER_NAME = '_';
+/** Idle mounts cost kernel memory and make everybody's mountinfo longer. */
+const IDLE_MAX = 256;
+
+export function shortName(number: number): string {
+  const name = number.toString(36);
+  if (name.length <= NAME_MAX_LENGTH) return name;
+  throw new AppError('too-large', `cannot name layer ${number}: all ${36 ** NAME_MAX_LENGTH} short names are used up`);
+}
+
+export function createLayerMounts({ directory, mounts, pathOf }: LayerMountsPorts): LayerMounts {
+  /** Short name to holders, in the order of use: the longest unused come first. */
+  const holders = new Map<string, Set<string>>();
+  let queue: Promise<unknown> = Promise.resolve();
+  /** Mounting and unmounting take turns; a failure is its caller's alone. */
+  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
+    const turn = queue.then(work);
+    queue = turn.catch(() => {});
+    return turn;
+  };
+  const take = (holder: string, name: string): void => {
+    const users = holders.get(name) ?? new Set();
+    users.add(holder);
+    holders.delete(name);
+    holders.set(name, users);
+  };
+  const isUnused = (name: string) => (holders.get(name)?.size ?? 0) === 0;
+
+  const unmountUnused = async (names: readonly string[]): Promise<void> => {
+    const unused = names.filter(isUnused);
+    await mounts.unmount(unused.map((name) => join(directory, name)));
+    for (const name of unused) holders.delete(name);
+    await Promise.all(unused.map((name) => removeEmpty(join(directory, name))));
+  };
+
+  return {
+    adopt(holder, names) {
+      for (const name of names) take(holder, name);
+    },
+
+    async hold(holder, layers) {
+      for (const layer of layers) take(holder, shortName(layer.number));
+      await inTurn(async () => {
+        await mkdir(join(directory, EMPTY_LAYER_NAME), { recursive: true, mode: 0o700 });
+        const { dev } = await stat(directory);
+        const images: Layer[] = [];
+        await Promise.all(
+          layers.map(async (layer) => {
+            const path = join(directory, shortName(layer.number));
+            if (layer.backend === 'directory') return linkOnce(pathOf(layer), path);
+            await mkdir(path, { recursive: true, mode: 0o700 });
+            if ((await stat(path)).dev === dev) images.push(layer);
+          }),
+        );
+        await mounts.mountImages(
+          images.map((layer) => ({ image: pathOf(layer), target: join(directory, shortName(layer.number)) })),
+        );
+      });
+    },
+
+    async drop(holder) {
+      for (const users of holders.values()) users.delete(holder);
+      const idle = [...holders.keys()].filter(isUnused);
+      if (idle.length > IDLE_MAX) await inTurn(() => unmountUnused(idle.slice(0, idle.length - IDLE_MAX)));
+    },
+
+    async release(names) {
+      const used = names.find((name) => !isUnused(name));
+      if (used !== undefined)
+        throw new AppError('conflict', `cannot unmount layer ${JSON.stringify(used)}: it is in use`, {
+          detail: { holders: [...(holders.get(used) ?? [])] },
+        });
+      await inTurn(() => unmountUnused(names));
+    },
+
+    async releaseUnused() {
+      await inTurn(async () => {
+        const names = await readdir(directory).catch((error: unknown) => {
+          if (hasCode(error, 'ENOENT')) return [];
+          throw error;
+        });
+        await unmountUnused(names.filter((name) => name !== EMPTY_LAYER_NAME));
+      });
+    },
+  };
+}
+
+async function linkOnce(target: string, path: string): Promise<void> {
+  try {
+    await symlink(target, path);
+  } catch (error) {
+    if (!hasCode(error, 'EEXIST')) throw error;
+  }
+}
+
+/** A link to a directory layer stays: removing the layer removes it. */
+async function removeEmpty(path: string): Promise<void> {
+  try {
+    await rmdir(path);
+  } catch (error) {
+    if (!hasCode(error, 'ENOENT', 'ENOTDIR', 'ENOTEMPTY', 'EBUSY')) throw error;
+  }
+}
