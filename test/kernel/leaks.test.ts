@@ -24,7 +24,7 @@ async function leaksOf(body: (host: TestHost) => Promise<void>): Promise<string>
 async function tagged(host: TestHost): Promise<string> {
   const tag = host.root.slice(-6).toLowerCase();
   await mkdir(join(host.root, 'state'));
-  await writeFile(join(host.root, 'state', 'tag'), `${tag}\n`);
+  await writeFile(join(host.root, 'state', 'instance'), `${tag}\n`);
   return tag;
 }
 

@@ -224,7 +224,7 @@ async function tagsBelow(root: string): Promise<readonly string[]> {
     for (const entry of await readdir(path, { withFileTypes: true }).catch(() => [])) {
       const child = join(path, entry.name);
       if (entry.isDirectory() && depth > 0) await walk(child, depth - 1);
-      if (!entry.isFile() || entry.name !== 'tag') continue;
+      if (!entry.isFile() || entry.name !== 'instance') continue;
       const tag = (await readFile(child, 'utf8').catch(() => '')).trim();
       if (/^[a-z0-9]{6}$/.test(tag)) tags.push(tag);
     }
