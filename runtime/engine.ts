@@ -3,8 +3,8 @@
  * the stores and services, adopts what runs, and is all that the Engine API sees of the floors below.
  */
 
-import type { LogLevel } from '../shared/log.ts';
 import type { Containers } from './containers/containers.ts';
+import type { EngineDescription } from './description.ts';
 import type { EventLog } from './events.ts';
 import type { Credentials, Images } from './images/images.ts';
 
@@ -32,6 +32,7 @@ export type {
 } from './containers/containers.ts';
 export type { ContainerConfig, EndpointRequest, HostConfig } from './containers/request.ts';
 export { parseCreateRequest, parseExecRequest, parseUpdateRequest } from './containers/request.ts';
+export type { EngineDescription } from './description.ts';
 export type { EngineEvent, EventFilters, EventLog } from './events.ts';
 export type {
   Credentials,
@@ -52,7 +53,9 @@ export interface Engine extends AsyncDisposable {
   readonly events: EventLog;
   readonly now: () => Date;
   /** What this engine and its host are. */
-  describe(): Promise<EngineDescription>;
+  readonly description: EngineDescription;
+  /** What the database occupies on disk. */
+  metadataBytes(): Promise<number>;
   /**
    * Asks a registry whether it takes these credentials. Resolves when it does.
    * @throws AppError 'unauthenticated', 'unavailable'
@@ -60,34 +63,4 @@ export interface Engine extends AsyncDisposable {
   login(host: string, credentials: Credentials): Promise<void>;
   /** Stops watching and closes the stores. Containers go on running; the next engine finds them. */
   close(): Promise<void>;
-}
-
-export interface EngineDescription {
-  /** Six characters that name everything of this engine on the host. */
-  readonly tag: string;
-  readonly version: string;
-  readonly rootDirectory: string;
-  readonly logLevel: LogLevel;
-  readonly layerBackend: 'erofs' | 'directory';
-  readonly runtime: { readonly name: string; readonly path: string; readonly version: string };
-  readonly monitor: { readonly name: string; readonly path: string; readonly version: string };
-  readonly host: {
-    readonly name: string;
-    readonly kernelVersion: string;
-    /** For example `Debian GNU/Linux 12 (bookworm)`. */
-    readonly operatingSystem: string;
-    readonly osVersion: string;
-    /** As uname says it: `x86_64`. */
-    readonly machine: string;
-    /** As Go says it: `amd64`. */
-    readonly architecture: string;
-    readonly cpus: number;
-    readonly memoryBytes: number;
-    readonly cgroupVersion: 1 | 2;
-    /** Names of the cgroup controllers that limits can use. */
-    readonly controllers: readonly string[];
-  };
-  readonly insecureRegistries: readonly string[];
-  /** What a user of this engine should know about its host: what is missing, and the mend. */
-  readonly warnings: readonly string[];
 }

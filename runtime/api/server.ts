@@ -10,6 +10,7 @@ import { AppError } from '../../shared/errors.ts';
 import type { Log } from '../../shared/log.ts';
 import type { Engine } from '../engine.ts';
 import { addAuthRoutes } from './auth.ts';
+import { addBerthRoutes } from './berth.ts';
 import { addContainerRoutes } from './containers.ts';
 import { type ApiContext, type ApiState, createRouter } from './context.ts';
 import { answerOf, encodeJson } from './errors.ts';
@@ -35,6 +36,7 @@ export function createApiServer(engine: Engine, options: ApiOptions): Server {
   addImageRoutes(router, engine);
   addContainerRoutes(router, engine);
   addExecRoutes(router, engine);
+  addBerthRoutes(router, engine);
   addUnbuiltRoutes(router);
 
   const app = new Koa<ApiState>();

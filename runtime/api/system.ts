@@ -24,16 +24,12 @@ export function addSystemRoutes(router: ApiRouter, engine: Engine): void {
     ctx.body = 'OK';
   });
 
-  router.get('/version', async (ctx) => sendJson(ctx, versionJson(await engine.describe())));
+  router.get('/version', (ctx) => sendJson(ctx, versionJson(engine.description)));
 
   router.get('/info', async (ctx) => {
-    const [description, containers, images] = await Promise.all([
-      engine.describe(),
-      engine.containers.list({ all: true }),
-      engine.images.list(),
-    ]);
+    const [containers, images] = await Promise.all([engine.containers.list({ all: true }), engine.images.list()]);
     const counts = { containers, images: images.length, listeners: engine.events.listeners, now: engine.now() };
-    sendJson(ctx, infoJson(description, counts));
+    sendJson(ctx, infoJson(engine.description, counts));
   });
 
   router.get('/system/df', async (ctx) => {
@@ -176,7 +172,7 @@ function infoJson(description: EngineDescription, counts: Counts): Record<string
     CPUSet: has('cpuset'),
     PidsLimit: has('pids'),
     IPv4Forwarding: true,
-    Debug: description.logLevel === 'debug',
+    Debug: description.isDebugging,
     NFd: -1,
     OomKillDisable: has('memory') && host.cgroupVersion === 1,
     NGoroutines: 0,
@@ -232,7 +228,7 @@ function infoJson(description: EngineDescription, counts: Counts): Record<string
     ContainerdCommit: { ID: '' },
     RuncCommit: { ID: '' },
     InitCommit: { ID: '' },
-    SecurityOptions: ['name=seccomp,profile=builtin'],
+    SecurityOptions: host.hasSeccomp ? ['name=seccomp,profile=builtin'] : [],
     CDISpecDirs: [],
     Warnings: description.warnings,
   };

@@ -5,7 +5,7 @@ import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { listen, parseListen } from '../../runtime/api/listen.ts';
+import { listen, parseListen } from '../../runtime/listen.ts';
 
 let base = '';
 beforeEach(async () => {

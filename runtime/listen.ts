@@ -7,7 +7,7 @@ import { chown, lstat, mkdir, readFile, unlink } from 'node:fs/promises';
 import type { Server } from 'node:http';
 import { connect } from 'node:net';
 import { dirname } from 'node:path';
-import { AppError, hasCode, messageOf } from '../../shared/errors.ts';
+import { AppError, hasCode, messageOf } from '../shared/errors.ts';
 
 /** sockaddr_un: 108 bytes with the final zero. */
 const PATH_MAX_BYTES = 107;

@@ -1,0 +1,32 @@
+/**
+ * What Docker's API has no place for, under `/berth/v1/`:
+ *
+ *   GET /berth/v1/usage   { LogicalBytes, ActualBytes, ReclaimableBytes, Parts: [{ Name, Bytes }] }
+ *
+ * Logical counts every image whole; actual counts each layer and blob once and is the sum of the parts: what the state
+ * directory occupies. Orphans are bytes that no image names any more; the next start or removal collects them.
+ */
+import type { Engine } from '../engine.ts';
+import { type ApiRouter, sendJson } from './context.ts';
+
+export function addBerthRoutes(router: ApiRouter, engine: Engine): void {
+  router.get('/berth/v1/usage', async (ctx) => {
+    const [images, containers, metadataBytes] = await Promise.all([
+      engine.images.usage(),
+      engine.containers.list({ all: true, size: true }),
+      engine.metadataBytes(),
+    ]);
+    const parts = [
+      { Name: 'images', Bytes: images.actualBytes - images.orphans.bytes },
+      { Name: 'orphans', Bytes: images.orphans.bytes },
+      { Name: 'containers', Bytes: containers.reduce((sum, { size }) => sum + (size?.writableBytes ?? 0), 0) },
+      { Name: 'metadata', Bytes: metadataBytes },
+    ];
+    sendJson(ctx, {
+      LogicalBytes: images.logicalBytes,
+      ActualBytes: parts.reduce((sum, { Bytes }) => sum + Bytes, 0),
+      ReclaimableBytes: images.reclaimableBytes,
+      Parts: parts,
+    });
+  });
+}

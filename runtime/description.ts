@@ -1,0 +1,150 @@
+/** What an engine and its host are, for `version`, `info` and the log. Pure but for reading /etc/os-release. */
+import { readFile } from 'node:fs/promises';
+import { hasCode } from '../shared/errors.ts';
+import type { EngineConfig } from './config.ts';
+import { type Finding, type HostFacts, judgeHost, preferredRuntime } from './kernel/host.ts';
+import type { RuntimeName } from './kernel/oci-runtime.ts';
+
+export interface EngineDescription {
+  /** Six characters that name everything of this engine on the host. */
+  readonly tag: string;
+  readonly version: string;
+  readonly rootDirectory: string;
+  readonly isDebugging: boolean;
+  readonly layerBackend: 'erofs' | 'directory';
+  readonly runtime: ProgramDescription;
+  readonly monitor: ProgramDescription;
+  readonly host: {
+    readonly name: string;
+    readonly kernelVersion: string;
+    /** For example `Debian GNU/Linux 12 (bookworm)`. */
+    readonly operatingSystem: string;
+    readonly osVersion: string;
+    /** As uname says it: `x86_64`. */
+    readonly machine: string;
+    /** As Go says it: `amd64`. */
+    readonly architecture: string;
+    readonly cpus: number;
+    readonly memoryBytes: number;
+    readonly cgroupVersion: 1 | 2;
+    /** Names of the cgroup controllers that limits can use. */
+    readonly controllers: readonly string[];
+    readonly hasSeccomp: boolean;
+  };
+  /** HOST:PORT, beside loopback. */
+  readonly insecureRegistries: readonly string[];
+  /** What a user of this engine should know about its host: what is missing, and the mend. */
+  readonly warnings: readonly string[];
+}
+
+export interface ProgramDescription {
+  readonly name: string;
+  readonly path: string;
+  readonly version: string;
+}
+
+export interface HostNames {
+  readonly hostname: string;
+  readonly machine: string;
+}
+
+export interface DescribeOptions {
+  readonly tag: string;
+  readonly version: string;
+  readonly config: EngineConfig;
+  readonly facts: HostFacts;
+  readonly names: HostNames;
+  readonly layerBackend: 'erofs' | 'directory';
+  readonly runtime: RuntimeName;
+  readonly osRelease: string;
+}
+
+/** Go's names of Node's architectures, where they differ; images and Docker's API use Go's. */
+const GO_ARCHITECTURES: Readonly<Partial<Record<NodeJS.Architecture, string>>> = {
+  x64: 'amd64',
+  ia32: '386',
+  ppc64: 'ppc64le',
+};
+
+export function goArchitecture(architecture: NodeJS.Architecture): string {
+  return GO_ARCHITECTURES[architecture] ?? architecture;
+}
+
+export function describeEngine(options: DescribeOptions): EngineDescription {
+  const { facts, config, names } = options;
+  const os = parseOsRelease(options.osRelease);
+  const program = (name: 'crun' | 'runc' | 'conmon'): ProgramDescription => ({
+    name,
+    path: facts.programs[name]?.path ?? name,
+    version: facts.programs[name]?.version ?? '',
+  });
+  return {
+    tag: options.tag,
+    version: options.version,
+    rootDirectory: config.root,
+    isDebugging: config.logLevel === 'debug',
+    layerBackend: options.layerBackend,
+    runtime: program(options.runtime),
+    monitor: program('conmon'),
+    host: {
+      name: names.hostname,
+      kernelVersion: facts.kernel,
+      operatingSystem: os.PRETTY_NAME ?? os.NAME ?? 'Linux',
+      osVersion: os.VERSION_ID ?? '',
+      machine: names.machine,
+      architecture: goArchitecture(facts.architecture),
+      cpus: facts.cpuCount,
+      memoryBytes: facts.memoryBytes,
+      cgroupVersion: facts.cgroups.mode === 'v2' ? 2 : 1,
+      controllers: facts.cgroups.controllers,
+      hasSeccomp: facts.hasSeccomp,
+    },
+    insecureRegistries: config.insecureRegistries,
+    warnings: [...judgeHost(facts).filter(isWarning).map(sentenceOf), NO_NETWORKS],
+  };
+}
+
+const NO_NETWORKS =
+  'WARNING: the default network is none (loopback only) until this engine has networks; use --network host for the host’s';
+
+function isWarning({ severity }: Finding): boolean {
+  return severity === 'warning' || severity === 'error';
+}
+
+function sentenceOf({ subject, state, mend }: Finding): string {
+  return `WARNING: ${subject}: ${state}${mend === undefined ? '' : `; ${mend}`}`;
+}
+
+/** Everything that keeps containers from running here, with its mend; undefined when they can. */
+export function obstacles(facts: HostFacts): string | undefined {
+  const lines = judgeHost(facts)
+    .filter(({ severity }) => severity === 'error')
+    .map(({ subject, state, mend }) => `  ${subject}: ${state}${mend === undefined ? '' : `\n    mend: ${mend}`}`);
+  return lines.length === 0 ? undefined : lines.join('\n');
+}
+
+/** What was asked for, else what the host has. */
+export function chooseRuntime(config: EngineConfig, facts: HostFacts): RuntimeName {
+  return config.ociRuntime === 'auto' ? (preferredRuntime(facts) ?? 'crun') : config.ociRuntime;
+}
+
+export async function readOsRelease(): Promise<string> {
+  for (const path of ['/etc/os-release', '/usr/lib/os-release']) {
+    try {
+      return await readFile(path, 'utf8');
+    } catch (error) {
+      if (!hasCode(error, 'ENOENT')) throw error;
+    }
+  }
+  return '';
+}
+
+/** https://www.freedesktop.org/software/systemd/man/latest/os-release.html */
+export function parseOsRelease(text: string): Readonly<Record<string, string>> {
+  const fields: Record<string, string> = {};
+  for (const line of text.split('\n')) {
+    const match = /^([A-Z][A-Z0-9_]*)=(?:"([^"]*)"|'([^']*)'|(\S*))\s*$/.exec(line);
+    if (match !== null) fields[match[1] ?? ''] = match[2] ?? match[3] ?? match[4] ?? '';
+  }
+  return fields;
+}
