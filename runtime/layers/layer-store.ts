@@ -7,14 +7,16 @@
  * named by its chainID, any other by its diffID, and is then shared by every chain.
  *
  *   layers/<id hex>.erofs     backend 'erofs': one EROFS image       layers/<id hex>/   backend 'directory'
+ *   layers/ingest/<random>    what is not whole yet
  *   layers/l/<number>         where it is mounted (base 36, at most 5 characters: they go into mount options)
  */
 
+import type { Readable } from 'node:stream';
 import type { Digest } from '../../shared/digest.ts';
 import type { Compression } from '../../shared/media-types.ts';
 import type { Cancelable } from '../../shared/streams.ts';
 import type { LayerSource } from './layer-source.ts';
-import type { LayerTree } from './tree.ts';
+import type { FileNode, LayerTree } from './tree.ts';
 
 /** diffID or chainID, see above. */
 export type LayerId = Digest;
@@ -32,7 +34,10 @@ export interface Layer {
   readonly diskBytes: number;
   /** Sum of the sizes of its regular files, hard links once. */
   readonly apparentBytes: number;
+  /** Names in the layer, whiteouts among them. */
   readonly entryCount: number;
+  /** Attributes of `/` when the layer's tar had an entry for it; overlayfs shows the topmost layer's. */
+  readonly root?: { readonly mode: number; readonly uid: number; readonly gid: number } | undefined;
   readonly createdAt: Date;
 }
 
@@ -52,16 +57,21 @@ export interface LayerStore {
   find(diffId: Digest, lower: Chain): Promise<Layer | undefined>;
   /**
    * Makes a layer from its tar. Idempotent; concurrent calls for the same layer share one unpack. Nothing is visible
-   * before it is whole, verified against diffID and durable.
-   * @throws AppError 'integrity' (diffID, truncation), 'invalid' (hostile or malformed tar), 'too-large' (bomb), 'unavailable' (disk full)
+   * before it is whole, verified against diffID and durable. Cancelling gives up waiting; the unpack itself ends when
+   * nobody waits for it any more.
+   * @throws AppError 'integrity' (diffID, truncation), 'invalid' (hostile or malformed tar), 'too-large' (bomb), 'unavailable' (disk full, download failed), 'timeout' (cancelled)
    */
   ingest(request: LayerIngest, options?: Cancelable): Promise<Layer>;
   get(id: LayerId): Promise<Layer | undefined>;
   /** Names, modes, owners, data ranges; no mount needed. */
   tree(id: LayerId): Promise<LayerTree>;
-  /** false = was absent. @throws AppError 'conflict' while it is mounted */
+  /** Row first, bytes last. false = was absent. @throws AppError 'conflict' while it is mounted */
   remove(id: LayerId): Promise<boolean>;
   list(): Promise<readonly Layer[]>;
+  /** The bytes of a file of its tree. The caller owns the stream. @throws AppError 'not-found' */
+  openFile(layer: Layer, entry: { readonly path: string; readonly node: FileNode }): Promise<Readable>;
   /** Path of the image file or directory. */
   pathOf(layer: Layer): string;
+  /** At start, before anything else: deletes what a crash left. Answers the bytes given back. */
+  sweep(): Promise<number>;
 }
