@@ -1,5 +1,6 @@
 /** What a handler gets: the request, who sent it, and the ports of the registry. Handlers throw; app.ts answers errors. */
 import type { Context } from 'koa';
+import type { Digest } from '../shared/digest.ts';
 import type { Access, Action, Identity } from './access/access.ts';
 import { assertAllowed } from './access/access.ts';
 import type { Limits } from './limits.ts';
@@ -11,6 +12,8 @@ export interface RegistryPorts extends Storage {
   readonly access: Access;
   readonly limits: Limits;
   readonly pullTimes: PullTimes;
+  /** Where blobs are, if they are files of this machine. */
+  readonly blobPathOf?: (digest: Digest) => string;
   readonly now: () => Date;
   /** Unguessable, of `[A-Za-z0-9_-]`: whoever knows an upload's id may try to continue it. */
   readonly randomId: () => string;

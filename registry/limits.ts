@@ -6,7 +6,6 @@ import { bytesOption, type Config, durationOption, integerOption, loadConfig } f
 import { MANIFEST_MAX_BYTES } from '../shared/oci.ts';
 
 const HOUR_MS = 3_600_000;
-const MIB = 1024 * 1024;
 
 export const LIMIT_OPTIONS = {
   manifestMaxBytes: bytesOption({
@@ -96,10 +95,6 @@ export const LIMIT_OPTIONS = {
   pullTimeResolutionMs: durationOption({
     description: 'a manifest that is pulled again within this time is not noted again',
     default: HOUR_MS,
-  }),
-  manifestCacheBytes: bytesOption({
-    description: 'memory for manifests that are asked for often',
-    default: 32 * MIB,
   }),
 } as const;
 

@@ -55,10 +55,12 @@ export async function startRegistry({ config, log, now, randomId }: RegistryOpti
 
   const anonymousWrites =
     config.anonymousWrites === 'always' || (config.anonymousWrites === 'loopback' && address.isLoopback);
+  const blobs = createFsBlobStore({ root: config.root, now });
   const app = createApp(
     {
       index,
-      blobs: createFsBlobStore({ root: config.root, now }),
+      blobs,
+      blobPathOf: blobs.pathOf,
       access: createOpenAccess({ anonymousWrites }),
       limits: config,
       pullTimes,

@@ -2,7 +2,8 @@
  * Bytes between a socket and the blob store, both ways, at the speed of the machine: no blob is ever in memory whole,
  * and nothing runs on after the other side has hung up.
  */
-import type { IncomingMessage } from 'node:http';
+import { open } from 'node:fs/promises';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import type { Context } from 'koa';
@@ -19,29 +20,103 @@ export interface Sending {
   readonly parts: readonly (Buffer | Span)[];
 }
 
-/**
- * Answers with parts of a blob. Headers are sent once the first byte can be read, so that a broken store is an error
- * answer and not a cut connection; a failure after that cuts the connection, which is how a client learns of it.
- */
-export async function sendParts(ctx: Context, blobs: BlobStore, { digest, status, parts }: Sending): Promise<void> {
-  const length = parts.reduce(
-    (sum, part) => sum + (Buffer.isBuffer(part) ? part.length : part.end - part.start + 1),
-    0,
-  );
-  const first = parts[0];
-  const opened = first === undefined || Buffer.isBuffer(first) ? undefined : await blobs.open(digest, first);
-  ctx.status = status;
-  ctx.set('Content-Length', String(length));
-  ctx.respond = false;
-  const { res } = ctx;
-  for (const part of parts) {
-    if (Buffer.isBuffer(part)) res.write(part);
-    else {
-      const source = part === first && opened !== undefined ? opened : await blobs.open(digest, part);
-      await pipeline(source, res, { end: false });
-    }
-  }
-  res.end();
+export interface Sender {
+  /**
+   * Answers with parts of a blob. Headers are sent once the blob is open, so that a broken store is an error answer and
+   * not a cut connection; a failure after that cuts the connection, which is how a client learns of it.
+   */
+  send(ctx: Context, sending: Sending): Promise<void>;
+}
+
+/** One open blob. */
+interface Source extends AsyncDisposable {
+  write(response: ServerResponse, span: Span): Promise<void>;
+}
+
+export interface SenderOptions {
+  /** Where blobs are files: these are read directly, which is several times faster than a stream of the store. */
+  readonly pathOf?: ((digest: Digest) => string) | undefined;
+}
+
+export function createSender(blobs: BlobStore, { pathOf }: SenderOptions): Sender {
+  const buffers = createBufferPool();
+  const open = (digest: Digest): Promise<Source> =>
+    pathOf === undefined ? openStreams(blobs, digest) : openFile(pathOf(digest), buffers);
+
+  return {
+    async send(ctx, { digest, status, parts }) {
+      await using source = await open(digest);
+      const lengths = parts.map((part) => (Buffer.isBuffer(part) ? part.length : part.end - part.start + 1));
+      ctx.status = status;
+      ctx.set('Content-Length', String(lengths.reduce((sum, length) => sum + length, 0)));
+      ctx.respond = false;
+      const { res } = ctx;
+      for (const part of parts) {
+        if (Buffer.isBuffer(part)) res.write(part);
+        else await source.write(res, part);
+      }
+      res.end();
+    },
+  };
+}
+
+async function openStreams(blobs: BlobStore, digest: Digest): Promise<Source> {
+  return {
+    write: async (response, span) => pipeline(await blobs.open(digest, span), response, { end: false }),
+    [Symbol.asyncDispose]: async () => {},
+  };
+}
+
+/** A read and a write run at the same time, each with a buffer of its own. */
+async function openFile(path: string, buffers: BufferPool): Promise<Source> {
+  const handle = await open(path, 'r');
+  return {
+    async write(response, { start, end }) {
+      let [filling, sending] = [buffers.take(), buffers.take()];
+      let sent: Promise<void> = Promise.resolve();
+      for (let position = start; position <= end; ) {
+        const length = Math.min(filling.length, end - position + 1);
+        const { bytesRead } = await handle.read(filling, 0, length, position);
+        if (bytesRead === 0) throw new AppError('integrity', `cannot read ${path}: it ends at byte ${position}`);
+        position += bytesRead;
+        await sent;
+        sent = write(response, filling.subarray(0, bytesRead));
+        sent.catch(() => {});
+        [filling, sending] = [sending, filling];
+      }
+      await sent;
+      // After a failure they are dropped: a write may still be reading from one.
+      buffers.give(filling, sending);
+    },
+    [Symbol.asyncDispose]: () => handle.close(),
+  };
+}
+
+/** Resolves when the kernel has the bytes, so that their buffer may be used again; rejects when the client is gone. */
+function write(response: ServerResponse, bytes: Uint8Array): Promise<void> {
+  return new Promise((resolve, reject) => {
+    response.write(bytes, (error) => (error == null ? resolve() : reject(error)));
+  });
+}
+
+interface BufferPool {
+  take(): Uint8Array;
+  give(...buffers: readonly Uint8Array[]): void;
+}
+
+/** Large enough that system calls do not count, small enough to stay in the processor's cache. */
+const BUFFER_BYTES = 256 << 10;
+/** Kept for the next pull; fresh memory costs a page fault per 4 KiB, more than the reading. */
+const IDLE_BUFFERS_MAX = 32;
+
+function createBufferPool(): BufferPool {
+  const idle: Uint8Array[] = [];
+  return {
+    take: () => idle.pop() ?? Buffer.allocUnsafeSlow(BUFFER_BYTES),
+    give(...buffers) {
+      for (const buffer of buffers) if (idle.length < IDLE_BUFFERS_MAX) idle.push(buffer);
+    },
+  };
 }
 
 /** What an upload's request brings. The request survives a failed append, so that the failure can be answered. */

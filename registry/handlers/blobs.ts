@@ -10,12 +10,13 @@ import { authorize, type Handlers, type RegistryPorts } from '../exchange.ts';
 import type { LinkedBlob } from '../metadata/index.ts';
 import { OciError } from '../oci-errors.ts';
 import { contentRange, parseRange, type Span } from '../ranges.ts';
-import { sendParts } from '../transfer.ts';
+import { createSender } from '../transfer.ts';
 
 const OCTETS = 'application/octet-stream';
 
 export function createBlobHandlers(ports: RegistryPorts): Handlers<'blob'> {
-  const { index, blobs, access, limits } = ports;
+  const { index, access, limits } = ports;
+  const sender = createSender(ports.blobs, { pathOf: ports.blobPathOf });
 
   return {
     async HEAD({ ctx, identity }, { repository, digest }) {
@@ -45,9 +46,9 @@ export function createBlobHandlers(ports: RegistryPorts): Handlers<'blob'> {
             headers: { 'content-range': `bytes */${blob.sizeBytes}` },
           });
         case 'whole':
-          return sendParts(ctx, blobs, { digest, status: 200, parts: whole(blob) });
+          return sender.send(ctx, { digest, status: 200, parts: whole(blob) });
         case 'parts':
-          return sendParts(ctx, blobs, {
+          return sender.send(ctx, {
             digest,
             status: 206,
             parts: partsOf(ctx, blob, answer.spans, ports.randomId),

@@ -10,6 +10,7 @@ import { algorithmOf, type Digest, digestOf } from '../../shared/digest.ts';
 import { type AppError, isKind } from '../../shared/errors.ts';
 import { isForeignLayer } from '../../shared/media-types.ts';
 import { type Descriptor, type ManifestDocument, parseManifest, referencesOf } from '../../shared/oci.ts';
+import { coalesce } from '../coalesce.ts';
 import { authorize, type Exchange, type Handlers, type RegistryPorts, tagGuard } from '../exchange.ts';
 import type { NewManifest, StoredManifest } from '../metadata/index.ts';
 import { OciError } from '../oci-errors.ts';
@@ -18,8 +19,14 @@ import { type ManifestReference, manifestPath, parseTag } from '../routes.ts';
 export function createManifestHandlers(ports: RegistryPorts): Handlers<'manifest'> {
   const { index, access, limits, pullTimes } = ports;
 
+  const resolve = coalesce(
+    ({ repository, reference }: { readonly repository: string; readonly reference: ManifestReference }) =>
+      index.resolve(repository, reference),
+    ({ repository, reference }) => `${repository} ${reference.tag ?? reference.digest}`,
+  );
+
   async function find(repository: string, reference: ManifestReference): Promise<StoredManifest> {
-    const manifest = await index.resolve(repository, reference);
+    const manifest = await resolve({ repository, reference });
     if (manifest === undefined) throw unknown(repository, reference);
     return manifest;
   }

@@ -1,9 +1,9 @@
 /** ManifestIndex over SQL. See schema.ts for the invariants that each transaction here keeps. */
-import type { Kysely, Transaction } from 'kysely';
+import type { CompiledQuery, Kysely, Transaction } from 'kysely';
 import type { Database } from '../../shared/database.ts';
 import type { Digest } from '../../shared/digest.ts';
 import { AppError } from '../../shared/errors.ts';
-import type { ManifestIndex, NewManifest, Page, Paged, ReferrerDescriptor, TagGuard } from './index.ts';
+import type { ManifestIndex, NewManifest, Page, Paged, ReferrerDescriptor, StoredManifest, TagGuard } from './index.ts';
 import type { MetadataTables } from './schema.ts';
 
 /** Parameters of one statement: far below SQLite's 32,766 and PostgreSQL's 65,535. */
@@ -23,28 +23,26 @@ export function touchIntervalMs({ gcGraceMs }: SqlIndexOptions): number {
 export function createManifestIndex(database: Database<MetadataTables>, options: SqlIndexOptions): ManifestIndex {
   const now = () => options.now().getTime();
   const { kysely } = database;
+  // Compiled once: building these two by far outweighs running them, and every pull runs one. Values are replaced.
+  const byDigest = selectManifest(kysely)
+    .where('manifest.digest', '=', '' as Digest)
+    .compile();
+  const byTag = selectManifest(kysely)
+    .innerJoin('tag', (join) =>
+      join.onRef('tag.repositoryId', '=', 'manifest.repositoryId').onRef('tag.manifest', '=', 'manifest.digest'),
+    )
+    .where('tag.name', '=', '')
+    .compile();
 
   return {
     async resolve(repository, reference) {
-      const query =
-        reference.tag === undefined
-          ? kysely
-              .selectFrom('repository')
-              .innerJoin('manifest', 'manifest.repositoryId', 'repository.id')
-              .where('manifest.digest', '=', reference.digest)
-          : kysely
-              .selectFrom('repository')
-              .innerJoin('tag', 'tag.repositoryId', 'repository.id')
-              .innerJoin('manifest', (join) =>
-                join
-                  .onRef('manifest.repositoryId', '=', 'tag.repositoryId')
-                  .onRef('manifest.digest', '=', 'tag.manifest'),
-              )
-              .where('tag.name', '=', reference.tag);
-      return query
-        .where('repository.name', '=', repository)
-        .select(['manifest.digest', 'manifest.mediaType', 'manifest.bytes'])
-        .executeTakeFirst();
+      const { tag, digest } = reference;
+      const query: CompiledQuery<StoredManifest> =
+        tag === undefined
+          ? { ...byDigest, parameters: [repository, digest] }
+          : { ...byTag, parameters: [repository, tag] };
+      const { rows } = await kysely.executeQuery(query);
+      return rows[0];
     },
 
     async putManifest(repository, manifest, { tags, guard }) {
@@ -187,6 +185,14 @@ export function createManifestIndex(database: Database<MetadataTables>, options:
       });
     },
   };
+}
+
+function selectManifest(kysely: Kysely<MetadataTables>) {
+  return kysely
+    .selectFrom('repository')
+    .innerJoin('manifest', 'manifest.repositoryId', 'repository.id')
+    .where('repository.name', '=', '')
+    .select(['manifest.digest', 'manifest.mediaType', 'manifest.bytes']);
 }
 
 export function paged<T>(rows: readonly T[], { limit }: Page): Paged<T> {
