@@ -57,10 +57,10 @@ export interface Engine extends AsyncDisposable {
   /** What the database occupies on disk. */
   metadataBytes(): Promise<number>;
   /**
-   * Asks a registry whether it takes these credentials. Resolves when it does.
+   * Asks a registry whether it takes these credentials. Answers a token to keep instead of the password, if there is one.
    * @throws AppError 'unauthenticated', 'unavailable'
    */
-  login(host: string, credentials: Credentials): Promise<void>;
+  login(host: string, credentials: Credentials): Promise<string | undefined>;
   /** Stops watching and closes the stores. Containers go on running; the next engine finds them. */
   close(): Promise<void>;
 }

@@ -17,8 +17,8 @@ export function addAuthRoutes(router: ApiRouter, engine: Engine): void {
     const body = await readBody(ctx, bodySchema);
     const credentials = credentialsFrom(body);
     if (credentials === undefined) throw new AppError('invalid', 'cannot log in: the request has no username');
-    await engine.login(registryHost(body.serveraddress ?? ''), credentials);
-    sendJson(ctx, { IdentityToken: '', Status: 'Login Succeeded' });
+    const identityToken = await engine.login(registryHost(body.serveraddress ?? ''), credentials);
+    sendJson(ctx, { IdentityToken: identityToken ?? '', Status: 'Login Succeeded' });
   });
 }
 

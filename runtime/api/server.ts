@@ -77,7 +77,8 @@ async function answerErrors(ctx: ApiContext, next: () => Promise<unknown>, optio
   } catch (error) {
     const { status, body, isFault } = answerOf(error);
     const fields = { method: ctx.method, path: ctx.path, status, error };
-    if (isFault) options.log.error('request failed', fields);
+    // Work that was cancelled because the client hung up fails in many ways, and nobody has to look at them.
+    if (isFault && !ctx.req.socket.destroyed) options.log.error('request failed', fields);
     else options.log.debug('request refused', fields);
     if (ctx.res.headersSent || ctx.respond === false) {
       // Too late for an answer: whoever began the stream has told the client in it, or cuts it off. Hijacked
