@@ -1,0 +1,74 @@
+/**
+ * `berth`: one more client of the Docker Engine API. Data on stdout, talk on stderr; errors are one line, with their
+ * causes under --debug. Exit codes are docker's.
+ */
+import { homedir } from 'node:os';
+import { Command, CommanderError } from 'commander';
+import { AppError, hasCode, messageOf } from '../../shared/errors.ts';
+import { type Act, buildProgram } from './commands.ts';
+import { ExitError, openSession, type Session } from './session.ts';
+import { CLIENT_VERSION } from './version.ts';
+
+/** Closed pipes are how `berth logs | head` ends. */
+process.stdout.on('error', (error) => {
+  if (hasCode(error, 'EPIPE')) process.exit(0);
+  throw error;
+});
+
+async function main(argv: readonly string[]): Promise<number> {
+  const program = new Command('berth');
+  let session: Session | undefined;
+  program
+    .description('Runs containers, keeps images. The engine (berthd) is started when it is needed.')
+    .version(CLIENT_VERSION, '-v, --version', 'show the version of this program')
+    .option(
+      '-H, --host <HOST>',
+      'engine to talk to: unix:///PATH or tcp://HOST:PORT (default: BERTH_HOST, DOCKER_HOST, the local engine)',
+    )
+    .option('-D, --debug', 'show the causes of an error')
+    .exitOverride()
+    .configureOutput({ outputError: (text, write) => write(text) });
+  const act: Act =
+    (work) =>
+    async (...args) => {
+      session = openSession({
+        host: program.opts<{ host?: string }>().host,
+        env: process.env,
+        uid: process.getuid?.() ?? 0,
+        home: homedir(),
+        now: Date.now,
+      });
+      await work(session, ...(args as never[]));
+    };
+  buildProgram(program, act, new Set(argv));
+  try {
+    await program.parseAsync([...argv], { from: 'user' });
+    return session?.exitCode ?? 0;
+  } catch (error) {
+    return report(error, {
+      debug: program.opts<{ debug?: boolean }>().debug === true,
+      running: ['run', 'create'].includes(program.args[0] ?? ''),
+    });
+  }
+}
+
+function report(error: unknown, { debug, running }: { readonly debug: boolean; readonly running: boolean }): number {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : running ? 125 : 1;
+  if (
+    !(error instanceof AppError) &&
+    !(error instanceof ExitError) &&
+    !debug &&
+    !(error instanceof Error && 'code' in error)
+  )
+    throw error;
+  process.stderr.write(`error: ${messageOf(error)}\n`);
+  if (debug)
+    for (let cause = error; cause instanceof Error; cause = cause.cause) process.stderr.write(`${cause.stack}\n`);
+  if (error instanceof ExitError) return error.exitCode;
+  return running ? 125 : 1;
+}
+
+// Not process.exit: what is still being written to a pipe must get there.
+process.exitCode = await main(process.argv.slice(2));
+// A terminal or pipe as stdin would keep the process alive.
+process.stdin.unref?.();
