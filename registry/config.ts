@@ -5,7 +5,7 @@ import { LOG_LEVELS } from '../shared/log.ts';
 import { LIMIT_OPTIONS } from './limits.ts';
 
 const OPTIONS = {
-  root: textOption({ description: 'directory of blobs and metadata', default: '/var/lib/berth/registry' }),
+  root: textOption({ description: 'directory of blobs and metadata', default: '/var/lib/berth-registry' }),
   listen: textOption({ description: 'address and port; port 0 takes a free one', default: '127.0.0.1:5000' }),
   anonymousWrites: choiceOption({
     description: 'who may push and delete without a name: callers of a registry that listens on loopback only, or all',
