@@ -16,6 +16,7 @@ import { createUploadHandlers } from './handlers/uploads.ts';
 import type { Limits } from './limits.ts';
 import { errorBody, OciError, toOciError } from './oci-errors.ts';
 import { parseRoute, type Route } from './routes.ts';
+import { discard } from './transfer.ts';
 
 export interface AppOptions {
   readonly log: Log;
@@ -62,6 +63,7 @@ function createErrorEdge({ randomId, now }: RegistryPorts, log: Log): Koa.Middle
       const requestId = randomId();
       if (error.status >= 500) log.error('request failed', { requestId, method, path, at: now(), error: thrown });
       else log.debug('request refused', { requestId, method, path, code: error.code });
+      await discard(ctx.req);
       answer(ctx, error, requestId);
     }
   };

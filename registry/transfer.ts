@@ -6,6 +6,7 @@ import { open } from 'node:fs/promises';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Context } from 'koa';
 import type { BlobStore } from '../shared/blob-store.ts';
 import type { Digest } from '../shared/digest.ts';
@@ -150,4 +151,27 @@ function tooLarge(maxBytes: number): AppError {
 /** False for a request that announces no bytes at all. */
 export function hasBody({ headers }: IncomingMessage): boolean {
   return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
+}
+
+/** What a refused request may still send before its connection is closed under it. */
+const DISCARD_MAX_BYTES = 16 << 20;
+const DISCARD_MAX_MS = 1_000;
+
+/**
+ * Reads on after a refusal, within bounds: most clients look for an answer only when they have sent everything, and a
+ * connection closed before that loses the answer.
+ */
+export async function discard(request: IncomingMessage): Promise<void> {
+  if (request.complete || request.destroyed) return;
+  const done = new AbortController();
+  const rest = async () => {
+    let seen = 0;
+    for await (const chunk of request.iterator({ destroyOnReturn: false })) {
+      seen += chunk.length;
+      if (seen > DISCARD_MAX_BYTES || done.signal.aborted) return;
+    }
+  };
+  // Either may fail: a client that hangs up meanwhile wants no answer any more.
+  await Promise.race([rest(), sleep(DISCARD_MAX_MS, undefined, { signal: done.signal })]).catch(() => {});
+  done.abort();
 }
