@@ -3,11 +3,13 @@
  * the stores and services, adopts what runs, and is all that the Engine API sees of the floors below.
  */
 
+import type { Credentials } from '../shared/credentials.ts';
 import type { Containers } from './containers/containers.ts';
 import type { EngineDescription } from './description.ts';
 import type { EventLog } from './events.ts';
-import type { Credentials, Images } from './images/images.ts';
+import type { Images } from './images/images.ts';
 
+export type { Credentials } from '../shared/credentials.ts';
 export type {
   ContainerRecord,
   ContainerState,
@@ -35,7 +37,6 @@ export { parseCreateRequest, parseExecRequest, parseUpdateRequest } from './cont
 export type { EngineDescription } from './description.ts';
 export type { EngineEvent, EventFilters, EventLog } from './events.ts';
 export type {
-  Credentials,
   HistoryStep,
   ImageDetail,
   ImageFilter,

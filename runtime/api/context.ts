@@ -176,6 +176,7 @@ const credentialsSchema = z.object({
   username: z.string().optional(),
   password: z.string().optional(),
   identitytoken: z.string().optional(),
+  registrytoken: z.string().optional(),
 });
 
 /** `X-Registry-Auth`: base64url of JSON. Docker ignores what it cannot read, and so do we: the registry will say 401. */
@@ -191,8 +192,10 @@ export function registryCredentials(ctx: ApiContext): Credentials | undefined {
 }
 
 export function credentialsFrom(parsed: z.infer<typeof credentialsSchema>): Credentials | undefined {
-  if (parsed.identitytoken) return { identityToken: parsed.identitytoken };
-  return parsed.username ? { username: parsed.username, password: parsed.password ?? '' } : undefined;
+  if (parsed.identitytoken) return { kind: 'identity-token', token: parsed.identitytoken };
+  if (parsed.registrytoken) return { kind: 'registry-token', token: parsed.registrytoken };
+  if (!parsed.username) return undefined;
+  return { kind: 'password', username: parsed.username, password: parsed.password ?? '' };
 }
 
 /** Aborts when the client hangs up before it has its whole answer. */

@@ -9,6 +9,7 @@
  * https://github.com/opencontainers/image-spec/blob/v1.1.1/config.md
  */
 import type { Readable } from 'node:stream';
+import type { Credentials } from '../../shared/credentials.ts';
 import type { Digest } from '../../shared/digest.ts';
 import type { Descriptor, ImageConfig, ImageRunConfig, Platform } from '../../shared/oci.ts';
 import type { Cancelable } from '../../shared/streams.ts';
@@ -142,8 +143,6 @@ export interface RemoveOptions {
 }
 
 export type Removal = { readonly untagged: string } | { readonly deleted: Digest };
-
-export type Credentials = { readonly username: string; readonly password: string } | { readonly identityToken: string };
 
 export interface PullOptions extends Cancelable {
   /** As in `--platform`: `linux/arm64/v8`, `linux`, `arm64`. undefined = this host's. */
@@ -280,11 +279,4 @@ export interface ImageUsers {
 export interface ImageUse {
   readonly containerId: string;
   readonly running: boolean;
-}
-
-/** What `GET /events` tells of images. `name` is the familiar reference, or the id. */
-export interface ImageEvent {
-  readonly action: 'pull' | 'push' | 'tag' | 'untag' | 'delete' | 'import' | 'load' | 'save' | 'prune' | 'create';
-  readonly id: string;
-  readonly attributes: Readonly<Record<string, string>>;
 }

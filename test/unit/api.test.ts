@@ -221,7 +221,7 @@ describe('progress', () => {
   it('is a line of the stream after that', async () => {
     images.pull = async (reference, options) => {
       expect(reference).toBe('host:5000/a:1');
-      expect(options?.credentials).toEqual({ username: 'u', password: 'p' });
+      expect(options?.credentials).toEqual({ kind: 'password', username: 'u', password: 'p' });
       options?.onProgress?.({ kind: 'pulling', repository: 'a', tag: '1' });
       throw new AppError('integrity', 'cannot verify');
     };

@@ -1,0 +1,67 @@
+/** Archives from users, whatever they are compressed with. The form is told by the first bytes, never by a name. */
+import type { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { createGunzip, createZstdDecompress } from 'node:zlib';
+import { AppError } from '../../shared/errors.ts';
+
+const FORMS = [
+  ['gzip', [0x1f, 0x8b]],
+  ['zstd', [0x28, 0xb5, 0x2f, 0xfd]],
+  ['bzip2', [0x42, 0x5a, 0x68]],
+  ['xz', [0xfd, 0x37, 0x7a, 0x58, 0x5a]],
+] as const;
+export type ArchiveForm = (typeof FORMS)[number][0] | 'none';
+/** Bytes that compressionOf needs to see. */
+export const HEAD_BYTES = 5;
+
+export function compressionOf(head: Uint8Array): ArchiveForm {
+  return FORMS.find(([, magic]) => magic.every((byte, index) => head[index] === byte))?.[0] ?? 'none';
+}
+
+/** The plain tar. @throws AppError 'unsupported' for bzip2 and xz, 'invalid' for nothing at all */
+export async function decompress(stream: Readable): Promise<Readable> {
+  const form = compressionOf(await readHead(stream));
+  if (form === 'none') return stream;
+  if (form === 'bzip2' || form === 'xz') {
+    stream.destroy();
+    throw new AppError('unsupported', `cannot read archive: it is compressed with ${form}; decompress it first`);
+  }
+  const plain = form === 'gzip' ? createGunzip() : createZstdDecompress();
+  // pipeline destroys `plain` with the failure, so whoever reads it learns of it.
+  pipeline(stream, plain).catch(() => {});
+  return plain;
+}
+
+/** Looks at the first bytes and gives them back to the stream. */
+async function readHead(stream: Readable): Promise<Buffer> {
+  const chunks: Buffer[] = [];
+  let seen = 0;
+  while (seen < HEAD_BYTES) {
+    const chunk: Buffer | null = stream.read();
+    if (chunk === null) {
+      await readable(stream);
+      continue;
+    }
+    chunks.push(chunk);
+    seen += chunk.length;
+  }
+  const head = Buffer.concat(chunks, seen);
+  stream.unshift(head);
+  return head;
+}
+
+/** @throws what the stream failed with; AppError 'invalid' at its end */
+async function readable(stream: Readable): Promise<void> {
+  const over = () => stream.errored ?? new AppError('invalid', 'cannot read archive: it is empty');
+  if (stream.readableEnded || stream.destroyed) throw over();
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const fail = () => reject(over());
+  stream.once('readable', resolve);
+  for (const event of ['end', 'close', 'error']) stream.once(event, fail);
+  try {
+    await promise;
+  } finally {
+    stream.off('readable', resolve);
+    for (const event of ['end', 'close', 'error']) stream.off(event, fail);
+  }
+}

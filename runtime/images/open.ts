@@ -1,0 +1,110 @@
+/** Wires the image store together: rows, content, leases and transfers behind the one interface `Images`. */
+import { stat } from 'node:fs/promises';
+import type { FsBlobStore } from '../../shared/blob-store-fs.ts';
+import type { Database } from '../../shared/database.ts';
+import type { Digest } from '../../shared/digest.ts';
+import { AppError } from '../../shared/errors.ts';
+import type { Log } from '../../shared/log.ts';
+import { parseReference } from '../../shared/reference.ts';
+import type { EventLog } from '../events.ts';
+import type { LayerStore } from '../layers/layer-store.ts';
+import { loadImages, saveImages } from './archive.ts';
+import { createImage, importImage } from './create.ts';
+import type { Images, ImageUsers, Lease } from './images.ts';
+import { createLeases } from './leases.ts';
+import { hostPlatform } from './platform.ts';
+import type { ImagePorts } from './ports.ts';
+import { pullImage } from './pull.ts';
+import { pushImage } from './push.ts';
+import { collectUnnamed, KEEP_UNFINISHED_MS, pruneImages, removeImage, sweepImages } from './reclaim.ts';
+import { imageHistory, inspectImage, listImages, reportUsage } from './report.ts';
+import { ImageStore, noSuchImage, type StoredBlob } from './store.ts';
+import type { ImageTables } from './tables.ts';
+import { createSlots, createTransfers } from './transfers.ts';
+
+export interface ImagesOptions extends Pick<ImagePorts, 'connect' | 'now' | 'randomId'> {
+  readonly database: Database<ImageTables>;
+  /** The content store; the image store is its only owner. */
+  readonly blobs: FsBlobStore;
+  readonly layers: LayerStore;
+  readonly users: ImageUsers;
+  readonly events: Pick<EventLog, 'publish'>;
+  readonly log: Log;
+  /** As node:os.arch() spells it. */
+  readonly architecture: string;
+  /** Blobs that are downloaded, and uploaded, at a time by the whole engine. */
+  readonly parallelTransfers?: number;
+}
+
+const PARALLEL_TRANSFERS = 6;
+const BLOCK_BYTES = 512;
+
+export function openImages(options: ImagesOptions): Images {
+  const { blobs, layers, users, events, log, now, randomId, connect } = options;
+  const parallel = options.parallelTransfers ?? PARALLEL_TRANSFERS;
+  const store = new ImageStore(options.database);
+  const leases = createLeases();
+  const uploads = createSlots(parallel);
+  const measureBlob = async (digest: Digest): Promise<StoredBlob> => {
+    const { size: sizeBytes, blocks } = await stat(blobs.pathOf(digest));
+    return { digest, sizeBytes, diskBytes: blocks * BLOCK_BYTES, committedMs: now().getTime() };
+  };
+  const transfers = createTransfers({
+    blobs,
+    parallel,
+    onCommitted: async (digest) => store.putBlob(await measureBlob(digest)),
+  });
+  const host = hostPlatform(options.architecture);
+  const ports: ImagePorts = {
+    ...{ store, blobs, layers, leases, transfers, users, events, log, host },
+    ...{ now, randomId, connect, measureBlob },
+  };
+
+  return {
+    async resolve(nameOrId) {
+      const { id, name } = await store.find(nameOrId);
+      const image = await store.get(id);
+      if (image === undefined) throw noSuchImage(nameOrId);
+      const chain = image.layers.map((layer) => layer.layerId);
+      return { id, reference: name?.familiar, config: await store.config(id), chain };
+    },
+    list: (filter) => listImages(ports, filter),
+    inspect: (nameOrId) => inspectImage(ports, nameOrId),
+    history: (nameOrId) => imageHistory(ports, nameOrId),
+    async tag(nameOrId, target) {
+      const reference = parseReference(target);
+      if (reference.digest !== undefined)
+        throw new AppError('invalid', 'refusing to create a tag with a digest reference');
+      const { id, name } = await store.find(nameOrId);
+      const manifestDigest = name?.manifestDigest ?? (await store.get(id))?.manifest.digest;
+      if (manifestDigest === undefined) throw noSuchImage(nameOrId);
+      await store.setNames([reference], { id, manifestDigest, now: now() });
+      events.publish({ type: 'image', action: 'tag', id, attributes: { name: target } });
+    },
+    remove: (nameOrId, removal) => removeImage(ports, nameOrId, removal),
+    pull: (reference, pull) => pullImage(ports, reference, pull),
+    push: (reference, push) => pushImage(ports, reference, { ...push, slots: uploads }),
+    usage: () => reportUsage(ports),
+    prune: (filter) => pruneImages(ports, filter),
+    save: (names, save) => saveImages(ports, names, save),
+    load: (tar, load) => loadImages(ports, tar, load),
+    import: (tar, imported) => importImage(ports, tar, imported),
+    create: (request, create) => createImage(ports, request, create),
+    lease: () => openLease(ports),
+    collect: () => collectUnnamed(ports, { keepMs: KEEP_UNFINISHED_MS }),
+    sweep: () => sweepImages(ports),
+  };
+}
+
+function openLease({ leases, store }: ImagePorts): Lease {
+  const protection = leases.acquire();
+  return {
+    protect: (digest) => protection.protect(digest),
+    async protectImage(image) {
+      await protection.protect(image.id, ...image.chain);
+      // It was found before it was protected, so it may be gone.
+      if ((await store.get(image.id)) === undefined) throw noSuchImage(image.reference ?? image.id);
+    },
+    [Symbol.asyncDispose]: () => protection[Symbol.asyncDispose](),
+  };
+}

@@ -1,0 +1,194 @@
+/**
+ * Reclaim: rmi, prune, and the collection of what nothing names.
+ *
+ * Rows go first, in one transaction, bytes last, so a crash in between leaves garbage that the next sweep finds. What
+ * goes is chosen inside the transaction: first nobody may protect it any more (leases.condemn), then the layers that
+ * writable layers stand on are asked for; who protects a thing before that keeps it, who comes later waits.
+ */
+import { type Digest, hexOf } from '../../shared/digest.ts';
+import { isKind, messageOf } from '../../shared/errors.ts';
+import type { Layer, LayerId } from '../layers/layer-store.ts';
+import { hasLabels } from './filters.ts';
+import type { Collected, PruneFilter, PruneResult, Removal, RemoveOptions } from './images.ts';
+import type { Condemned } from './leases.ts';
+import type { ImagePorts } from './ports.ts';
+import { planRemoval, type RemovalSubject } from './removal.ts';
+import { readUsage, sumsOf } from './report.ts';
+import type { StoredBlob, StoredImage, Unnamed } from './store.ts';
+
+/** How long downloads and layers of an unfinished pull are kept for its next try. */
+export const KEEP_UNFINISHED_MS = 24 * 3600 * 1000;
+
+interface Erased {
+  readonly layers: readonly Layer[];
+  readonly blobs: readonly StoredBlob[];
+}
+
+/** @throws what Images.remove says */
+export async function removeImage(
+  ports: ImagePorts,
+  nameOrId: string,
+  options: RemoveOptions = {},
+): Promise<readonly Removal[]> {
+  const { store } = ports;
+  const { id, name } = await store.find(nameOrId);
+  const images = new Map((await store.all()).map((image) => [image.id, image]));
+  const subject = (image: StoredImage, without?: Digest): Promise<RemovalSubject> =>
+    subjectOf(ports, images, { image, without });
+  const image = images.get(id);
+  if (image === undefined) return [];
+  const parents: RemovalSubject[] = [];
+  for (let child = image; child.parentId !== undefined; ) {
+    const parent = images.get(child.parentId);
+    if (parent === undefined) break;
+    parents.push(await subject(parent, child.id));
+    child = parent;
+  }
+  const plan = planRemoval({ ...options, written: nameOrId, reference: name, image: await subject(image), parents });
+  const erased = await erase(ports, (choose) => store.remove({ names: plan.untag, images: plan.images }, choose));
+  publish(ports, id, plan.removals);
+  return [...plan.removals, ...erased.layers.map((layer) => ({ deleted: layer.id }))];
+}
+
+async function subjectOf(
+  ports: ImagePorts,
+  images: ReadonlyMap<Digest, StoredImage>,
+  { image, without }: { readonly image: StoredImage; readonly without: Digest | undefined },
+): Promise<RemovalSubject> {
+  const { id, parentId, names: references } = image;
+  const hasChildren = [...images.values()].some((other) => other.parentId === id && other.id !== without);
+  return { id, parentId, references, hasChildren, users: await ports.users.usedBy(id) };
+}
+
+function publish(ports: ImagePorts, id: Digest, removals: readonly Removal[]): void {
+  for (const removal of removals) {
+    if ('untagged' in removal)
+      ports.events.publish({ type: 'image', action: 'untag', id, attributes: { name: removal.untagged } });
+    else {
+      const { deleted } = removal;
+      ports.events.publish({ type: 'image', action: 'delete', id: deleted, attributes: { name: deleted } });
+    }
+  }
+}
+
+/** @throws what Images.prune says */
+export async function pruneImages(ports: ImagePorts, filter: PruneFilter = {}): Promise<PruneResult> {
+  const state = await readUsage(ports);
+  const isKept = (image: StoredImage) =>
+    state.inUse.has(image.id) ||
+    ports.leases.isProtected(image.id) ||
+    (filter.dangling !== false && image.names.some((name) => !name.byDigest)) ||
+    (filter.until !== undefined && image.createdAt >= filter.until) ||
+    !hasLabels(image.labels, filter.labels ?? []) ||
+    (filter.labelsNot ?? []).some((label) => hasLabels(image.labels, [label]));
+  const kept = new Set(state.images.filter(isKept).map((image) => image.id));
+  // What a kept image was made from stays too; going up ends, because every step adds an image.
+  for (const image of state.images)
+    for (let at: StoredImage | undefined = image; at !== undefined && kept.has(at.id); ) {
+      const parentId: Digest | undefined = at.parentId;
+      at =
+        parentId === undefined || kept.has(parentId) ? undefined : state.images.find((other) => other.id === parentId);
+      if (at !== undefined) kept.add(at.id);
+    }
+  const gone = state.images.filter((image) => !kept.has(image.id));
+  const removals = gone.flatMap((image): Removal[] => [
+    ...image.names.map((name) => ({ untagged: name.familiar })),
+    { deleted: image.id },
+  ]);
+  if (filter.dryRun === true)
+    return { removals, reclaimedBytes: sumsOf(ports, state, kept).reclaimableBytes + state.ingestBytes };
+
+  const names = gone.flatMap((image) => image.names.map((name) => name.name));
+  const images = gone.map((image) => image.id);
+  const erased = await erase(ports, (choose) => ports.store.remove({ names, images }, choose));
+  for (const image of gone)
+    publish(ports, image.id, [...image.names.map((name) => ({ untagged: name.familiar })), { deleted: image.id }]);
+  const collected = await collectUnnamed(ports, { keepMs: 0 });
+  const reclaimedBytes = bytesOf(erased) + collected.bytes;
+  ports.events.publish({ type: 'image', action: 'prune', id: '', attributes: { reclaimed: String(reclaimedBytes) } });
+  return { removals: [...removals, ...erased.layers.map((layer) => ({ deleted: layer.id }))], reclaimedBytes };
+}
+
+/** Removes blobs, layers and unfinished downloads that nothing names, leases or uses, once they are older than keepMs. */
+export async function collectUnnamed(ports: ImagePorts, { keepMs }: { readonly keepMs: number }): Promise<Collected> {
+  const before = ports.now().getTime() - keepMs;
+  const layers = (await ports.layers.list()).filter((layer) => layer.createdAt.getTime() <= before);
+  const ids = layers.map((layer) => layer.id);
+  const erased = await erase(ports, (choose) =>
+    ports.store.collect(ids, (unnamed) =>
+      choose({ ...unnamed, blobs: unnamed.blobs.filter((blob) => blob.committedMs <= before) }),
+    ),
+  );
+  let bytes = bytesOf(erased);
+  let ingests = 0;
+  for await (const { id, offset, modifiedAt } of ports.blobs.ingests()) {
+    if (modifiedAt.getTime() > before) continue;
+    try {
+      await using ingest = await ports.blobs.ingest(id);
+      await ingest.abort();
+      ingests++;
+      bytes += offset;
+    } catch (error) {
+      // One that is open belongs to a transfer.
+      if (!isKind(error, 'conflict')) throw error;
+    }
+  }
+  return { layers: erased.layers.length, blobs: erased.blobs.length, ingests, bytes };
+}
+
+/** At start: first gives a row to every blob that a crash left without one, so that its age decides like any other's. */
+export async function sweepImages(ports: ImagePorts): Promise<Collected> {
+  const known = new Set((await ports.store.blobs()).map((blob) => blob.digest));
+  for await (const { digest } of ports.blobs.list())
+    if (!known.has(digest)) await ports.store.putBlob(await ports.measureBlob(digest));
+  return collectUnnamed(ports, { keepMs: KEEP_UNFINISHED_MS });
+}
+
+type Choose = (unnamed: Unnamed) => Promise<readonly Digest[]>;
+
+/** Runs a transaction that leaves things without a name, then erases the bytes of those that it chose. */
+async function erase(ports: ImagePorts, transaction: (choose: Choose) => Promise<void>): Promise<Erased> {
+  let condemned: Condemned | undefined;
+  let blobs: readonly StoredBlob[] = [];
+  let layers: readonly LayerId[] = [];
+  const choose: Choose = async (unnamed) => {
+    condemned = ports.leases.condemn([...unnamed.blobs.map((blob) => blob.digest), ...unnamed.layers]);
+    const taken = new Set(condemned.digests);
+    const held = await ports.users.layersInUse();
+    blobs = unnamed.blobs.filter((blob) => taken.has(blob.digest));
+    layers = unnamed.layers.filter((id) => taken.has(id) && !held.has(id));
+    return blobs.map((blob) => blob.digest);
+  };
+  try {
+    await transaction(choose);
+    const erasedLayers = await Promise.all(layers.map((id) => eraseLayer(ports, id)));
+    await Promise.all(blobs.map((blob) => eraseBlob(ports, blob.digest)));
+    return { blobs, layers: erasedLayers.filter((layer) => layer !== undefined) };
+  } finally {
+    condemned?.[Symbol.dispose]();
+  }
+}
+
+/** A failure to delete bytes undoes nothing: their names are gone, and the next sweep tries again. */
+async function eraseLayer({ layers, log }: ImagePorts, id: LayerId): Promise<Layer | undefined> {
+  try {
+    const layer = await layers.get(id);
+    return (await layers.remove(id)) ? layer : undefined;
+  } catch (error) {
+    log.warn('layer stays for the next sweep', { layer: hexOf(id), reason: messageOf(error) });
+    return undefined;
+  }
+}
+
+async function eraseBlob({ blobs, log }: ImagePorts, digest: Digest): Promise<void> {
+  try {
+    await blobs.remove(digest);
+  } catch (error) {
+    log.warn('blob stays for the next sweep', { digest, reason: messageOf(error) });
+  }
+}
+
+function bytesOf(erased: Erased): number {
+  const layers = erased.layers.reduce((sum, layer) => sum + layer.diskBytes, 0);
+  return erased.blobs.reduce((sum, blob) => sum + blob.diskBytes, layers);
+}

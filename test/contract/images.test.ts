@@ -1,0 +1,581 @@
+import { randomBytes } from 'node:crypto';
+import { mkdir, readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import { buffer } from 'node:stream/consumers';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import type { PullEvent } from '../../runtime/images/progress.ts';
+import { type Digest, digestOf, hexOf } from '../../shared/digest.ts';
+import { MEDIA_TYPES } from '../../shared/media-types.ts';
+import { type FixtureRegistry, startFixtureRegistry } from '../fixtures/fixture-registry.ts';
+import { buildImage, buildLayer, type Image, type ImageLayer } from '../fixtures/images.ts';
+import { tarOf } from '../fixtures/tar.ts';
+import { type ImagesRig, openImagesRig } from './images-rig.ts';
+
+let rig: ImagesRig;
+let registry: FixtureRegistry;
+
+beforeEach(async () => {
+  rig = await openImagesRig();
+  registry = await startFixtureRegistry();
+});
+afterEach(async () => {
+  await registry[Symbol.asyncDispose]();
+  await rig[Symbol.asyncDispose]();
+});
+
+/** A layer with one file of random bytes, so that it does not compress. */
+function layer(name: string, sizeBytes = 1000): ImageLayer {
+  return buildLayer([{ name, content: randomBytes(sizeBytes) }]);
+}
+
+const base = () => layer('base', 200_000);
+
+function serve(name: string, image: Image): string {
+  registry.add(name, '1', image);
+  return `${registry.host}/${name}:1`;
+}
+
+async function pulled(name: string, image: Image): Promise<string> {
+  const reference = serve(name, image);
+  await rig.images.pull(reference);
+  return reference;
+}
+
+/** Everything below the state directory's stores, by name. */
+async function bytesHere(): Promise<{ readonly blobs: number; readonly layers: number; readonly ingests: number }> {
+  const count = async (...path: string[]) => {
+    await mkdir(join(rig.root, ...path), { recursive: true });
+    return (await readdir(join(rig.root, ...path), { withFileTypes: true })).filter((entry) => entry.isFile()).length;
+  };
+  return {
+    blobs: await count('content', 'blobs', 'sha256'),
+    layers: await count('layers'),
+    ingests: await count('content', 'ingest'),
+  };
+}
+
+const NOTHING = { blobs: 0, layers: 0, ingests: 0 };
+const digestOfImage = (image: Image): Digest => digestOf(image.config);
+
+describe('pull', () => {
+  it('brings an image whole and names it', async () => {
+    const image = buildImage({ layers: [base(), layer('top')], config: { Cmd: ['sh'], Labels: { a: 'b' } } });
+    const reference = serve('app', image);
+    const events: PullEvent[] = [];
+    const result = await rig.images.pull(reference, { onProgress: (event) => events.push(event) });
+    expect(result).toMatchObject({ id: digestOfImage(image), reference, isNew: true });
+
+    const resolved = await rig.images.resolve(reference);
+    expect(resolved.chain).toHaveLength(2);
+    expect(resolved.config.config.Cmd).toEqual(['sh']);
+    for (const id of resolved.chain) expect(await rig.layers.get(id)).toBeDefined();
+    for (const [digest, bytes] of image.blobs) expect(await buffer(await rig.blobs.open(digest))).toEqual(bytes);
+
+    const [summary] = await rig.images.list();
+    const digest = image.manifestDescriptor.digest;
+    expect(summary).toMatchObject({
+      id: digestOfImage(image),
+      repoTags: [reference],
+      repoDigests: [`${registry.host}/app@${digest}`],
+      labels: { a: 'b' },
+      sharedBytes: 0,
+    });
+    const statuses = events.map((event) => (event.kind === 'layer' ? event.status : event.kind));
+    expect(statuses.slice(0, 4)).toEqual(['resolving', 'pulling', 'pulling-fs-layer', 'pulling-fs-layer']);
+    expect(statuses.filter((status) => status === 'pull-complete')).toHaveLength(2);
+    expect(events.slice(-2)).toEqual([
+      { kind: 'digest', digest },
+      { kind: 'done', reference, isNew: true },
+    ]);
+    expect(rig.events).toContainEqual(expect.objectContaining({ action: 'pull', id: reference }));
+  });
+
+  it('fetches only the manifest when nothing has changed', async () => {
+    const image = buildImage({ layers: [base()] });
+    const reference = await pulled('app', image);
+    registry.requests.length = 0;
+    expect(await rig.images.pull(reference)).toMatchObject({ isNew: false });
+    expect(registry.requests.filter((line) => line.includes('/blobs/'))).toEqual([]);
+  });
+
+  it('downloads of a second image only its own layers', async () => {
+    const shared = base();
+    await pulled('one', buildImage({ layers: [shared, layer('one')] }));
+    const before = registry.sent.get(shared.descriptor.digest);
+    const events: PullEvent[] = [];
+    const second = serve('two', buildImage({ layers: [shared, layer('two')] }));
+    await rig.images.pull(second, { onProgress: (event) => events.push(event) });
+    expect(registry.sent.get(shared.descriptor.digest)).toBe(before);
+    expect(events).toContainEqual(
+      expect.objectContaining({ digest: shared.descriptor.digest, status: 'already-exists' }),
+    );
+    const usage = await rig.images.usage();
+    expect(usage.logicalBytes - usage.actualBytes).toBe((await rig.images.list())[0]?.sharedBytes);
+  });
+
+  it('shares transfers between concurrent pulls, and one cancel stops nobody else', async () => {
+    const shared = layer('shared', 3_000_000);
+    const one = serve('one', buildImage({ layers: [shared] }));
+    const two = serve('two', buildImage({ layers: [shared], config: { Cmd: ['two'] } }));
+    const arrived = Promise.withResolvers<void>();
+    const go = Promise.withResolvers<void>();
+    registry.onBlob = async ({ digest }) => {
+      if (digest === shared.descriptor.digest) {
+        arrived.resolve();
+        await go.promise;
+      }
+      return false;
+    };
+    const cancel = new AbortController();
+    const first = rig.images.pull(one, { signal: cancel.signal });
+    await arrived.promise;
+    const joined = Promise.withResolvers<void>();
+    const second = rig.images.pull(two, {
+      onProgress: (event) => event.kind === 'layer' && event.status === 'downloading' && joined.resolve(),
+    });
+    await joined.promise;
+    cancel.abort(new Error('client is gone'));
+    await expect(first).rejects.toThrow('client is gone');
+    go.resolve();
+    await second;
+    expect(registry.sent.get(shared.descriptor.digest)).toBe(shared.blob.length);
+    expect((await rig.images.list()).map((image) => image.repoTags)).toEqual([[two]]);
+  });
+
+  it('resumes by range after a cancel, and after a restart', async () => {
+    const big = layer('big', 4_000_000);
+    const reference = serve('app', buildImage({ layers: [layer('small'), big] }));
+    const half = Math.floor(big.blob.length / 2);
+    registry.onBlob = ({ digest, bytes }, response) => {
+      if (digest !== big.descriptor.digest) return false;
+      response.writeHead(200, { 'content-length': bytes.length });
+      response.write(bytes.subarray(0, half));
+      return true;
+    };
+    const cancel = new AbortController();
+    const pull = rig.images.pull(reference, { signal: cancel.signal });
+    pull.catch(() => {});
+    const arrived = async () => (await rig.blobs.ingestInfo(hexOf(big.descriptor.digest)))?.offset;
+    await vi.waitFor(async () => expect(await arrived()).toBeGreaterThan(500_000), { timeout: 4000, interval: 10 });
+    cancel.abort(new Error('enough'));
+    await expect(pull).rejects.toThrow('enough');
+    expect(await rig.images.list()).toEqual([]);
+    await rig.reopen();
+    const [ingest] = await Array.fromAsync(rig.blobs.ingests());
+    expect(ingest?.offset).toBeGreaterThan(500_000);
+
+    registry.onBlob = undefined;
+    await rig.images.pull(reference);
+    expect(registry.sent.get(big.descriptor.digest)).toBe(big.blob.length - (ingest?.offset ?? 0));
+    expect((await bytesHere()).ingests).toBe(0);
+  });
+
+  it('keeps finished downloads when one layer fails, and nothing that is half', async () => {
+    const good = layer('good', 50_000);
+    const bad = layer('bad', 50_000);
+    const image = buildImage({ layers: [good, bad] });
+    const reference = serve('app', image);
+    const done = Promise.withResolvers<void>();
+    registry.onBlob = async ({ digest, bytes }, response) => {
+      if (digest !== bad.descriptor.digest) return false;
+      await done.promise;
+      response.writeHead(200, { 'content-length': bytes.length });
+      response.end(Buffer.alloc(bytes.length, 7));
+      return true;
+    };
+    const pull = rig.images.pull(reference, {
+      onProgress: (event) => {
+        if (event.kind === 'layer' && event.digest === good.descriptor.digest && event.status === 'pull-complete')
+          done.resolve();
+      },
+    });
+    await expect(pull).rejects.toMatchObject({
+      kind: 'integrity',
+      message: expect.stringContaining(bad.descriptor.digest),
+    });
+    expect(await rig.images.list()).toEqual([]);
+    expect(await bytesHere()).toEqual({ blobs: 1, layers: 1, ingests: 0 });
+
+    registry.onBlob = undefined;
+    await rig.images.pull(reference);
+    expect(registry.sent.get(good.descriptor.digest)).toBe(good.blob.length);
+  });
+
+  it('chooses the platform from an index, and refuses what is not there', async () => {
+    const here = buildImage({ layers: [layer('here')] });
+    const other = buildImage({ layers: [layer('other')], architecture: 's390x' });
+    registry.add('app', 'here', here);
+    registry.add('app', 'other', other);
+    const entry = (image: Image) => {
+      const { architecture, os } = JSON.parse(image.config.toString());
+      return { ...image.manifestDescriptor, platform: { architecture, os } };
+    };
+    const bytes = Buffer.from(JSON.stringify({ schemaVersion: 2, manifests: [entry(other), entry(here)] }));
+    const index = registry.addManifest('app', 'multi', { mediaType: MEDIA_TYPES.ociIndex, bytes });
+    const reference = `${registry.host}/app:multi`;
+
+    expect(await rig.images.pull(reference)).toMatchObject({ id: digestOfImage(here), digest: index });
+    expect((await rig.images.list())[0]?.repoDigests).toEqual([`${registry.host}/app@${index}`]);
+    expect(await rig.images.pull(reference, { platform: 'linux/s390x' })).toMatchObject({ id: digestOfImage(other) });
+    await expect(rig.images.pull(reference, { platform: 'linux/riscv64' })).rejects.toMatchObject({
+      kind: 'not-found',
+      message: 'no matching manifest for linux/riscv64 in the manifest list entries',
+    });
+  });
+});
+
+describe('bad input', () => {
+  const app = () => `${registry.host}/app:1`;
+  const manifest = (value: unknown, mediaType: string = MEDIA_TYPES.ociManifest) =>
+    registry.addManifest('app', '1', { mediaType, bytes: Buffer.from(JSON.stringify(value)) });
+
+  interface Case {
+    readonly name: string;
+    readonly prepare: () => void;
+    readonly kind: string;
+    readonly says: RegExp;
+  }
+  const good = () => buildImage({ layers: [layer('a')] });
+  const parsed = (image: Image) => JSON.parse(image.manifest.toString());
+  const cases: readonly Case[] = [
+    { name: 'a missing image', prepare: () => {}, kind: 'not-found', says: /failed to resolve reference ".*app:1"/ },
+    {
+      name: 'a layer with another diffID',
+      prepare: () => {
+        const image = buildImage({ layers: [{ ...layer('a'), diffId: digestOf('other') }] });
+        serve('app', image);
+      },
+      kind: 'integrity',
+      says: /cannot pull .*app:1: layer [0-9a-f]{12}: .*/,
+    },
+    {
+      name: 'a truncated layer',
+      prepare: () => {
+        const whole = layer('a', 100_000);
+        const blob = whole.blob.subarray(0, whole.blob.length >> 1);
+        const descriptor = { ...whole.descriptor, size: blob.length, digest: digestOf(blob) };
+        serve('app', buildImage({ layers: [{ diffId: whole.diffId, blob, descriptor }] }));
+      },
+      kind: 'integrity',
+      says: /layer [0-9a-f]{12}/,
+    },
+    {
+      name: 'a layer with a path out of it (CVE-2014-9356)',
+      prepare: () => serve('app', buildImage({ layers: [buildLayer([{ name: '../../etc/evil', content: 'x' }])] })),
+      kind: 'invalid',
+      says: /evil/,
+    },
+    {
+      name: 'an unknown layer type',
+      prepare: () => {
+        const image = good();
+        serve('app', image);
+        const [first] = parsed(image).layers;
+        manifest({ ...parsed(image), layers: [{ ...first, mediaType: 'application/x-wasm' }] });
+      },
+      kind: 'unsupported',
+      says: /application\/x-wasm/,
+    },
+    {
+      name: 'an artifact that is no image',
+      prepare: () => {
+        const image = good();
+        serve('app', image);
+        manifest({ ...parsed(image), config: { ...parsed(image).config, mediaType: MEDIA_TYPES.ociEmpty } });
+      },
+      kind: 'unsupported',
+      says: /not an image/,
+    },
+    {
+      name: 'a manifest of schema 1',
+      prepare: () => manifest({ schemaVersion: 1 }, 'application/vnd.docker.distribution.manifest.v1+prettyjws'),
+      kind: 'unsupported',
+      says: /schema 1/,
+    },
+    {
+      name: 'a manifest over 4 MiB',
+      prepare: () => manifest({ ...parsed(good()), annotations: { a: 'x'.repeat(5 << 20) } }),
+      kind: 'too-large',
+      says: /manifest/,
+    },
+    {
+      name: 'a manifest that is also an index (CVE-2021-41190)',
+      prepare: () => manifest({ ...parsed(good()), manifests: [] }),
+      kind: 'invalid',
+      says: /a manifest and of an index/,
+    },
+    {
+      name: 'a config that is not JSON',
+      prepare: () => {
+        const config = Buffer.from('nonsense');
+        const image = { ...good(), config };
+        const descriptor = { mediaType: MEDIA_TYPES.ociConfig, digest: digestOf(config), size: config.length };
+        registry.add('app', '1', { ...image, blobs: new Map([...image.blobs, [descriptor.digest, config]]) });
+        manifest({ ...parsed(image), config: descriptor });
+      },
+      kind: 'invalid',
+      says: /image config.*JSON/,
+    },
+    {
+      name: 'a config with unexpected types (CVE-2021-21285)',
+      prepare: () => serve('app', buildImage({ layers: [layer('a')], rawConfig: { config: { Env: 'PATH' } } })),
+      kind: 'invalid',
+      says: /config\.Env/,
+    },
+    {
+      name: 'a config that names more layers than the manifest',
+      prepare: () =>
+        serve('app', buildImage({ layers: [], rawConfig: { rootfs: { type: 'layers', diff_ids: [digestOf('x')] } } })),
+      kind: 'invalid',
+      says: /names 1 layers, its manifest 0/,
+    },
+    {
+      name: 'a layer whose size is not what the manifest says',
+      prepare: () => {
+        const image = good();
+        serve('app', image);
+        const [first] = parsed(image).layers;
+        manifest({ ...parsed(image), layers: [{ ...first, size: first.size - 10 }] });
+      },
+      kind: 'integrity',
+      says: /layer [0-9a-f]{12}/,
+    },
+    {
+      name: 'an index in an index in an index…',
+      prepare: () => {
+        let inner = manifest({ ...parsed(good()) });
+        let size = Buffer.byteLength(JSON.stringify(parsed(good())));
+        for (let depth = 0; depth < 8; depth++) {
+          const value = { schemaVersion: 2, manifests: [{ mediaType: MEDIA_TYPES.ociIndex, digest: inner, size }] };
+          inner = manifest(value, MEDIA_TYPES.ociIndex);
+          size = Buffer.byteLength(JSON.stringify(value));
+        }
+      },
+      kind: 'invalid',
+      says: /nested more than/,
+    },
+  ];
+  it.each(cases)('$name', async ({ prepare, kind, says }) => {
+    prepare();
+    const events: PullEvent[] = [];
+    const pull = rig.images.pull(app(), { onProgress: (event) => events.push(event) });
+    await expect(pull).rejects.toMatchObject({ kind, message: expect.stringMatching(says) });
+    expect(await rig.images.list()).toEqual([]);
+    expect(await bytesHere()).toMatchObject({ layers: 0 });
+    await rig.images.prune();
+    expect(await bytesHere()).toEqual(NOTHING);
+  });
+
+  it('a registry that hangs up in mid-blob', async () => {
+    const image = buildImage({ layers: [layer('a', 500_000)] });
+    const reference = serve('app', image);
+    registry.onBlob = ({ digest, bytes }, response) => {
+      if (digest !== image.layers[0]?.descriptor.digest) return false;
+      response.writeHead(200, { 'content-length': bytes.length });
+      response.write(bytes.subarray(0, 1000), () => response.destroy());
+      return true;
+    };
+    await expect(rig.images.pull(reference)).rejects.toMatchObject({ kind: 'unavailable' });
+    expect(await bytesHere()).toMatchObject({ layers: 0 });
+    registry.onBlob = undefined;
+    await rig.images.pull(reference);
+  });
+});
+
+describe('names', () => {
+  it('finds images as Docker does', async () => {
+    const image = buildImage({ layers: [layer('a')] });
+    const reference = await pulled('app', image);
+    const id = digestOfImage(image);
+    const digest = image.manifestDescriptor.digest;
+    const repository = `${registry.host}/app`;
+    for (const name of [reference, `${repository}@${digest}`, `${repository}:9@${digest}`])
+      expect(await rig.images.resolve(name)).toMatchObject({ id, reference: expect.stringContaining(repository) });
+    for (const name of [id, id.slice(7), id.slice(7, 19), id.slice(0, 20)])
+      expect(await rig.images.resolve(name)).toMatchObject({ id, reference: undefined });
+    await rig.images.tag(reference, 'local/box:v1');
+    expect(await rig.images.resolve('local/box:v1')).toMatchObject({ id, reference: 'local/box:v1' });
+  });
+
+  it.each([
+    ['nosuch:1', 'No such image: nosuch:1'],
+    ['nosuch', 'No such image: nosuch:latest'],
+    [`sha256:${'0'.repeat(64)}`, `No such image: sha256:${'0'.repeat(64)}`],
+    ['0'.repeat(12), `No such image: ${'0'.repeat(12)}:latest`],
+  ])('says of %s: %s', async (name, message) => {
+    await expect(rig.images.resolve(name)).rejects.toMatchObject({ kind: 'not-found', message });
+  });
+
+  it('moves a tag to the newer image and leaves the older one dangling', async () => {
+    const reference = await pulled('app', buildImage({ layers: [layer('old')] }));
+    await pulled('app', buildImage({ layers: [layer('new')] }));
+    expect(await rig.images.list({ dangling: true })).toHaveLength(1);
+    expect((await rig.images.list({ dangling: false })).length).toBe(2);
+    expect((await rig.images.list({ references: ['*/app'] })).flatMap((image) => image.repoTags)).toEqual([reference]);
+  });
+});
+
+describe('rmi, prune and df', () => {
+  it('frees exactly what nothing else names', async () => {
+    const shared = base();
+    const one = await pulled('one', buildImage({ layers: [shared, layer('one')] }));
+    const two = await pulled('two', buildImage({ layers: [shared, layer('two')] }));
+    const id = (await rig.images.resolve(one)).id;
+    expect(await rig.images.remove(one)).toEqual(expect.arrayContaining([{ untagged: one }, { deleted: id }]));
+    expect(await bytesHere()).toEqual({ blobs: 4, layers: 2, ingests: 0 });
+    expect((await rig.images.resolve(two)).chain).toHaveLength(2);
+    await rig.images.remove(two);
+    expect(await bytesHere()).toEqual(NOTHING);
+    expect((await rig.images.usage()).actualBytes).toBe(0);
+  });
+
+  it('keeps what a container uses', async () => {
+    const image = buildImage({ layers: [layer('a')] });
+    const reference = await pulled('app', image);
+    const { id, chain } = await rig.images.resolve(reference);
+    rig.users.set(id, [{ containerId: 'c'.repeat(64), running: false }]);
+    for (const layerId of chain) rig.heldLayers.add(layerId);
+    await expect(rig.images.remove(reference)).rejects.toMatchObject({ kind: 'conflict' });
+    expect(await rig.images.prune({ dangling: false })).toMatchObject({ removals: [], reclaimedBytes: 0 });
+    await rig.images.remove(reference, { force: true });
+    expect(await rig.images.list()).toEqual([]);
+    expect(await bytesHere()).toMatchObject({ layers: 1 });
+
+    rig.users.clear();
+    rig.heldLayers.clear();
+    await rig.images.prune();
+    expect(await bytesHere()).toEqual(NOTHING);
+  });
+
+  it('prunes exactly the bytes that df and a dry run show', async () => {
+    const shared = base();
+    const used = await pulled('used', buildImage({ layers: [shared, layer('used')] }));
+    const other = layer('other', 80_000);
+    await pulled('one', buildImage({ layers: [shared, other] }));
+    await pulled('two', buildImage({ layers: [shared, other, layer('two')] }));
+    rig.users.set((await rig.images.resolve(used)).id, [{ containerId: 'c'.repeat(64), running: true }]);
+    const before = await rig.images.usage();
+    const dry = await rig.images.prune({ dangling: false, dryRun: true });
+    expect(dry.reclaimedBytes).toBe(before.reclaimableBytes);
+    expect(await rig.images.list()).toHaveLength(3);
+    const pruned = await rig.images.prune({ dangling: false });
+    expect(pruned.reclaimedBytes).toBe(before.reclaimableBytes);
+    const after = await rig.images.usage();
+    expect(after).toMatchObject({ reclaimableBytes: 0, actualBytes: before.actualBytes - pruned.reclaimedBytes });
+    expect(before.activeCount).toBe(1);
+  });
+
+  it('removes nothing that is leased', async () => {
+    const reference = await pulled('app', buildImage({ layers: [layer('a')] }));
+    const image = await rig.images.resolve(reference);
+    const lease = rig.images.lease();
+    await lease.protectImage(image);
+    expect((await rig.images.prune({ dangling: false })).removals).toEqual([]);
+    await rig.images.remove(reference);
+    for (const id of image.chain) expect(await rig.layers.get(id)).toBeDefined();
+    await lease[Symbol.asyncDispose]();
+    {
+      await using late = rig.images.lease();
+      await expect(late.protectImage(image)).rejects.toMatchObject({ kind: 'not-found' });
+    }
+    await rig.images.prune();
+    expect(await bytesHere()).toEqual(NOTHING);
+  });
+
+  it('keeps the bytes of an unfinished pull for a day over restarts', async () => {
+    await rig.blobs.ingest('half').then(async (ingest) => {
+      await ingest.append(Readable.from([Buffer.from('half')]));
+      await ingest[Symbol.asyncDispose]();
+    });
+    await rig.reopen();
+    expect((await rig.images.usage()).orphans).toMatchObject({ ingests: 1, bytes: 4 });
+    rig.clockMs = 25 * 3600 * 1000;
+    await rig.reopen();
+    expect(await bytesHere()).toEqual(NOTHING);
+  });
+});
+
+describe('create, save and load', () => {
+  it('makes a child, which keeps its parent until it goes', async () => {
+    const reference = await pulled('app', buildImage({ layers: [layer('a')], config: { Cmd: ['sh'] } }));
+    const parent = await rig.images.resolve(reference);
+    const id = await rig.images.create({
+      parent: parent.id,
+      layer: Readable.from([tarOf([{ name: 'new', content: 'new' }])]),
+      config: { Cmd: ['new'] },
+      createdBy: 'sh -c new',
+      comment: 'hello',
+      name: 'local/made:v1',
+    });
+    const made = await rig.images.resolve('local/made:v1');
+    expect(made).toMatchObject({ id, config: { config: { Cmd: ['new'] } } });
+    expect(made.chain).toEqual([...parent.chain, made.chain[1]]);
+    const history = await rig.images.history(id);
+    expect(history[0]).toMatchObject({ id, createdBy: 'sh -c new', comment: 'hello', sizeBytes: 3 });
+    expect(history[1]).toMatchObject({ id: parent.id, tags: [reference] });
+    await expect(rig.images.remove(parent.id)).rejects.toThrow('image has dependent child images');
+    await rig.images.remove(reference);
+    await rig.images.remove('local/made:v1');
+    expect(await rig.images.list({ all: true })).toEqual([]);
+  });
+
+  it('saves what it has and loads it again, byte for byte', async () => {
+    const image = buildImage({ layers: [base(), layer('top')] });
+    const reference = await pulled('app', image);
+    const tar = await buffer(await rig.images.save([reference]));
+    await rig.images.remove(reference);
+    expect(await bytesHere()).toEqual(NOTHING);
+    const loaded = await rig.images.load(Readable.from([tar]));
+    expect(loaded).toEqual([{ id: digestOfImage(image), reference }]);
+    for (const [digest, bytes] of image.blobs) expect(await buffer(await rig.blobs.open(digest))).toEqual(bytes);
+  });
+
+  it('loads a docker-archive of plain tars and links', async () => {
+    const plain = tarOf([{ name: 'a', content: 'a' }]);
+    const config = buildImage({ layers: [buildLayer(plain, 'none'), buildLayer(plain, 'none')] }).config;
+    const archive = tarOf([
+      { name: 'one/layer.tar', content: plain },
+      { name: 'two/layer.tar', type: 'symlink', linkname: '../one/layer.tar' },
+      { name: 'c.json', content: config },
+      {
+        name: 'manifest.json',
+        content: JSON.stringify([
+          { Config: 'c.json', RepoTags: ['old/app:1'], Layers: ['one/layer.tar', 'two/layer.tar'] },
+        ]),
+      },
+    ]);
+    expect(await rig.images.load(Readable.from([archive]))).toEqual([{ id: digestOf(config), reference: 'old/app:1' }]);
+    expect((await rig.images.resolve('old/app:1')).chain).toHaveLength(2);
+  });
+
+  it.each([
+    ['nothing', Buffer.alloc(0), /empty/],
+    ['no list of images', tarOf([{ name: 'a', content: 'a' }]), /neither manifest.json nor index.json/],
+    ['a list that is not JSON', tarOf([{ name: 'manifest.json', content: '{' }]), /not JSON/],
+    [
+      'a name that is not there (CVE-2014-9356)',
+      tarOf([{ name: 'manifest.json', content: '[{"Config":"../../etc/passwd","Layers":[]}]' }]),
+      /which it does not hold/,
+    ],
+    ['xz', Buffer.from('fd377a585a000000', 'hex'), /compressed with xz/],
+  ])('refuses an archive with %s', async (_name, bytes, says) => {
+    await expect(rig.images.load(Readable.from([bytes]))).rejects.toMatchObject({
+      message: expect.stringMatching(says),
+    });
+    await rig.images.prune();
+    expect(await bytesHere()).toEqual(NOTHING);
+  });
+
+  it('imports a filesystem', async () => {
+    const tar = tarOf([{ name: 'bin/sh', content: 'sh' }]);
+    const id = await rig.images.import(Readable.from([tar]), {
+      name: 'fs:1',
+      message: 'Imported',
+      config: { Cmd: ['x'] },
+    });
+    const image = await rig.images.inspect('fs:1');
+    expect(image).toMatchObject({ id, repoTags: ['fs:1'], comment: 'Imported', config: { config: { Cmd: ['x'] } } });
+    expect(image.config.diffIds).toEqual([digestOf(tar)]);
+  });
+});
