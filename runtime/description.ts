@@ -105,7 +105,7 @@ export function describeEngine(options: DescribeOptions): EngineDescription {
 }
 
 const NO_NETWORKS =
-  'WARNING: the default network is none (loopback only) until this engine has networks; use --network host for the host’s';
+  "WARNING: the default network is none (loopback only) until this engine has networks; --network host shares the host's";
 
 function isWarning({ severity }: Finding): boolean {
   return severity === 'warning' || severity === 'error';

@@ -46,8 +46,8 @@ export function addSystemRoutes(router: ApiRouter, engine: Engine): void {
     const verbose = queryFlag(ctx, 'verbose');
     sendJson(ctx, {
       // Clients since 1.52 ask for the items they want; until then both forms are sent.
-      ...(!(apiMinor >= SUMS_SINCE && verbose) && itemsJson(parts, { apiMinor, now: engine.now() })),
-      ...(apiMinor >= SUMS_SINCE && sumsJson(parts, { apiMinor, verbose, now: engine.now() })),
+      ...(!(apiMinor >= SUMS_SINCE && verbose) && itemsJson(parts, apiMinor)),
+      ...(apiMinor >= SUMS_SINCE && sumsJson(parts, { apiMinor, verbose })),
     });
   });
 }
@@ -66,9 +66,9 @@ function imageItems(usage: ImagesUsage, apiMinor: number): unknown[] {
 }
 
 /** Lists of everything; the client does the sums. */
-function itemsJson(usage: DiskUsage, form: { apiMinor: number; now: Date }): Record<string, unknown> {
+function itemsJson(usage: DiskUsage, apiMinor: number): Record<string, unknown> {
   return {
-    ...(usage.images && { LayersSize: usage.images.actualBytes, Images: imageItems(usage.images, form.apiMinor) }),
+    ...(usage.images && { LayersSize: usage.images.actualBytes, Images: imageItems(usage.images, apiMinor) }),
     ...(usage.containers && { Containers: usage.containers.map(containerSummaryJson) }),
     ...(usage.hasVolumes && { Volumes: [] }),
     ...(usage.hasBuildCache && { BuildCache: [], BuilderSize: 0 }),
@@ -76,7 +76,7 @@ function itemsJson(usage: DiskUsage, form: { apiMinor: number; now: Date }): Rec
 }
 
 /** The engine's own sums, exact: what is called reclaimable is what prune frees. Zero is left out, as Go does. */
-function sumsJson(usage: DiskUsage, form: { apiMinor: number; verbose: boolean; now: Date }): Record<string, unknown> {
+function sumsJson(usage: DiskUsage, form: { apiMinor: number; verbose: boolean }): Record<string, unknown> {
   const { images, containers } = usage;
   const sums: Record<string, unknown> = {};
   if (images !== undefined)
