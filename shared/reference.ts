@@ -17,6 +17,8 @@ const HOST =
   /^(?:\[[0-9a-fA-F:.]+\]|[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*)(?::[0-9]{1,5})?$/;
 /** Host and repository together, as the specification advises. */
 export const NAME_MAX_LENGTH = 255;
+/** Name, tag and a sha512 digest together. */
+const REFERENCE_MAX_LENGTH = NAME_MAX_LENGTH + 1 + 128 + 1 + 135;
 
 export const DEFAULT_HOST = 'docker.io';
 export const DEFAULT_TAG = 'latest';
@@ -46,6 +48,7 @@ export function parseReference(text: string, options: { readonly bare?: boolean 
   const fail = (why: string): never => {
     throw new AppError('invalid', `cannot parse reference ${JSON.stringify(text.slice(0, 300))}: ${why}`);
   };
+  if (text.length > REFERENCE_MAX_LENGTH) fail(`it is longer than ${REFERENCE_MAX_LENGTH} characters`);
   const at = text.indexOf('@');
   const named = at === -1 ? text : text.slice(0, at);
   const digest = at === -1 ? undefined : parseDigest(text.slice(at + 1));
@@ -66,7 +69,7 @@ export function parseReference(text: string, options: { readonly bare?: boolean 
   if (/[A-Z]/.test(repository)) fail('repository names must be lower case');
   if (!REPOSITORY.test(repository)) fail(`${JSON.stringify(path)} is not a repository name`);
   if (host.length + 1 + repository.length > NAME_MAX_LENGTH) fail(`it is longer than ${NAME_MAX_LENGTH} characters`);
-  if (digest === undefined && isDigest(`sha256:${name}`)) fail('64 hexadecimal characters are an image id, not a name');
+  if (isDigest(`sha256:${text}`)) fail('64 hexadecimal characters are an image id, not a name');
 
   const tag = written ?? (digest === undefined && options.bare !== true ? DEFAULT_TAG : undefined);
   return { host, repository, tag, digest };

@@ -37,7 +37,8 @@ export function parseBytes(text: string): number {
 export function parseDurationMs(text: string): number {
   const unitMs: Record<string, number> = { ns: 1e-6, us: 1e-3, µs: 1e-3, ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
   let total = 0;
-  let rest = text.trim();
+  // Go's only number without a unit.
+  let rest = text.trim() === '0' ? '0s' : text.trim();
   while (rest !== '') {
     const match = /^(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)/.exec(rest);
     if (match === null)
@@ -64,9 +65,8 @@ export function formatSpan(ms: number): string {
   const hours = Math.round(seconds / 3600);
   if (hours === 1) return 'About an hour';
   if (hours < 48) return `${hours} hours`;
-  const whole = Math.floor(seconds / 3600);
-  if (whole < 24 * 14) return `${Math.floor(whole / 24)} days`;
-  if (whole < 24 * 30 * 2) return `${Math.floor(whole / 24 / 7)} weeks`;
-  if (whole < 24 * 365 * 2) return `${Math.floor(whole / 24 / 30)} months`;
-  return `${Math.floor(whole / 24 / 365)} years`;
+  if (hours < 24 * 14) return `${Math.floor(hours / 24)} days`;
+  if (hours < 24 * 30 * 2) return `${Math.floor(hours / 24 / 7)} weeks`;
+  if (hours < 24 * 365 * 2) return `${Math.floor(hours / 24 / 30)} months`;
+  return `${Math.floor(seconds / 3600 / 24 / 365)} years`;
 }
