@@ -9,6 +9,7 @@ import { type CgroupLayout, cgroupLayout } from './cgroups.ts';
 import { runCommand } from './command.ts';
 import { parseMountinfo } from './mount.ts';
 import type { RuntimeName } from './oci-runtime.ts';
+import { isAtLeast } from './versions.ts';
 
 /** A host program that the engine starts; `version` is undefined when it does not say. */
 export interface HostProgram {
@@ -50,6 +51,10 @@ export interface HostFacts {
   readonly hasSeccomp: boolean;
   readonly hasApparmor: boolean;
   readonly hasUserNamespaces: boolean;
+  /** Capabilities that the engine can give away: CapBnd, hexadecimal. */
+  readonly capabilityMask: string;
+  /** Files that tell one processor's load to another container; masked in each. */
+  readonly thermalThrottlePaths: readonly string[];
   readonly programs: Readonly<Partial<Record<HostProgramName, HostProgram>>>;
 }
 export type FilesystemSupport = 'present' | 'loadable' | 'absent';
@@ -74,15 +79,18 @@ export interface InspectOptions {
 
 /** Options are what the process knows of itself: os.release(), process.arch, getuid() and so on. */
 export async function inspectHost(options: InspectOptions): Promise<HostFacts> {
-  const [erofs, overlay, cgroups, hasSeccomp, apparmor, userNamespaces, programs] = await Promise.all([
-    filesystemSupport('erofs'),
-    filesystemSupport('overlay'),
-    inspectCgroups(),
-    exists('/proc/sys/kernel/seccomp/actions_avail'),
-    textOf('/sys/module/apparmor/parameters/enabled'),
-    textOf('/proc/sys/user/max_user_namespaces'),
-    findPrograms(),
-  ]);
+  const [erofs, overlay, cgroups, hasSeccomp, apparmor, userNamespaces, status, thermalThrottlePaths, programs] =
+    await Promise.all([
+      filesystemSupport('erofs'),
+      filesystemSupport('overlay'),
+      inspectCgroups(),
+      exists('/proc/sys/kernel/seccomp/actions_avail'),
+      textOf('/sys/module/apparmor/parameters/enabled'),
+      textOf('/proc/sys/user/max_user_namespaces'),
+      textOf('/proc/self/status'),
+      findThermalThrottle(options.cpuCount),
+      findPrograms(),
+    ]);
   return {
     kernel: options.kernel,
     architecture: options.architecture,
@@ -94,19 +102,10 @@ export async function inspectHost(options: InspectOptions): Promise<HostFacts> {
     hasSeccomp,
     hasApparmor: apparmor.trim() === 'Y',
     hasUserNamespaces: Number(userNamespaces) > 0,
+    capabilityMask: /^CapBnd:\s*([0-9a-f]+)$/m.exec(status)?.[1] ?? '0',
+    thermalThrottlePaths,
     programs,
   };
-}
-
-/** True when a dotted version such as `6.12.3-amd64` is at least `wanted`. */
-export function isAtLeast(version: string, wanted: string): boolean {
-  const numbers = (text: string) => (/^\d+(?:\.\d+)*/.exec(text)?.[0] ?? '0').split('.').map(Number);
-  const [have, want] = [numbers(version), numbers(wanted)];
-  for (let index = 0; index < want.length; index += 1) {
-    const difference = (have[index] ?? 0) - (want[index] ?? 0);
-    if (difference !== 0) return difference > 0;
-  }
-  return true;
 }
 
 /** The runtime to use when nobody chose one. */
@@ -274,6 +273,12 @@ function judgeProgram({ programs }: HostFacts, { name, severity, lack, package: 
   const program = programs[name];
   if (program !== undefined) return { subject: name, severity: 'ok', state: program.version ?? program.path };
   return { subject: name, severity, state: `not installed: ${lack}`, mend: `install ${debian}` };
+}
+
+async function findThermalThrottle(cpuCount: number): Promise<readonly string[]> {
+  const paths = Array.from({ length: cpuCount }, (_, cpu) => `/sys/devices/system/cpu/cpu${cpu}/thermal_throttle`);
+  const found = await Promise.all(paths.map((path) => exists(path)));
+  return paths.filter((_, cpu) => found[cpu]);
 }
 
 async function filesystemSupport(name: string): Promise<FilesystemSupport> {

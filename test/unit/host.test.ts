@@ -1,7 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { cgroupLayout } from '../../runtime/kernel/cgroups.ts';
-import { type HostFacts, imageMounting, isAtLeast, judgeHost } from '../../runtime/kernel/host.ts';
+import { type HostFacts, imageMounting, judgeHost } from '../../runtime/kernel/host.ts';
 import { parseMountinfo } from '../../runtime/kernel/mount.ts';
+import { isAtLeast } from '../../runtime/kernel/versions.ts';
 
 const program = { path: '/usr/bin/x', version: '1.0' };
 const good: HostFacts = {
@@ -21,6 +22,8 @@ const good: HostFacts = {
   hasSeccomp: true,
   hasApparmor: false,
   hasUserNamespaces: true,
+  capabilityMask: '000001ffffffffff',
+  thermalThrottlePaths: [],
   programs: {
     crun: program,
     conmon: program,
