@@ -1,0 +1,212 @@
+/**
+ * From a request and an image to the record of a container: what Docker's create merges, checks and fills in. Pure; what
+ * must be looked up on the host comes in as facts.
+ */
+import { posix } from 'node:path';
+import { AppError } from '../../shared/errors.ts';
+import type { ImageRunConfig } from '../../shared/oci.ts';
+import type { MountPoint } from './container.ts';
+import { parseExtraHost } from './etc-files.ts';
+import { planLog } from './log-options.ts';
+import type { ContainerConfig, CreateRequest, Healthcheck, HostConfig, MountRequest } from './request.ts';
+import { parseSignal } from './signals.ts';
+
+const MEMORY_MIN_BYTES = 6 * 1024 * 1024;
+const SHM_DEFAULT_BYTES = 64 * 1024 * 1024;
+const NANO = 1e9;
+
+export interface HostLimits {
+  readonly cpus: number;
+  readonly cgroupVersion: 1 | 2;
+  readonly runtimeName: string;
+  readonly hostname: string;
+}
+
+export interface Plan {
+  readonly config: ContainerConfig;
+  readonly hostConfig: HostConfig;
+  readonly mounts: readonly MountPoint[];
+  readonly warnings: readonly string[];
+}
+
+/** @throws AppError 'invalid' and 'unsupported', with Docker's words where clients know them */
+export function planContainer(
+  request: CreateRequest,
+  image: ImageRunConfig,
+  context: { readonly id: string; readonly host: HostLimits },
+): Plan {
+  const merged = mergeConfig(request.config, image);
+  const hostConfig = normalizeHostConfig(request.hostConfig, context.host);
+  const sharesHostname = hostConfig.NetworkMode === 'host' || hostConfig.UTSMode === 'host';
+  const config = {
+    ...merged,
+    Hostname: merged.Hostname || (sharesHostname ? context.host.hostname : context.id.slice(0, 12)),
+  };
+  checkConfig(config);
+  checkHostConfig(hostConfig, context.host);
+  const warnings = merged.Volumes.map(
+    (path) =>
+      `The image's volume ${JSON.stringify(path)} is kept in the container's writable layer: volumes are not supported.`,
+  );
+  return { config, hostConfig, mounts: planMounts(hostConfig), warnings };
+}
+
+/** https://github.com/moby/moby/blob/v28.5.2/daemon/commit.go merges the same way for commit and create. */
+export function mergeConfig(config: ContainerConfig, image: ImageRunConfig): ContainerConfig {
+  const names = new Set(config.Env.map(variableOf));
+  const usesOwnCommand = config.Entrypoint !== null && config.Entrypoint.length > 0;
+  const keepsImageCommand = !usesOwnCommand && (config.Cmd === null || config.Cmd.length === 0);
+  const entrypoint = config.Entrypoint ?? image.Entrypoint ?? null;
+  return {
+    ...config,
+    User: config.User || (image.User ?? ''),
+    ExposedPorts: [...new Set([...config.ExposedPorts, ...Object.keys(image.ExposedPorts ?? {})])],
+    // An entry without `=` takes a variable of the image away; an image's own such entry says nothing, and must not
+    // be filled from our environment (CVE-2026-57231).
+    Env: [
+      ...config.Env,
+      ...(image.Env ?? []).filter((entry) => entry.indexOf('=') > 0 && !names.has(variableOf(entry))),
+    ],
+    Cmd: keepsImageCommand ? (image.Cmd ?? null) : config.Cmd,
+    // [''] is how `--entrypoint ""` says that there is none.
+    Entrypoint: entrypoint?.length === 1 && entrypoint[0] === '' ? null : entrypoint,
+    WorkingDir: config.WorkingDir || (image.WorkingDir ?? ''),
+    Volumes: [...new Set([...config.Volumes, ...Object.keys(image.Volumes ?? {})])],
+    Labels: { ...image.Labels, ...config.Labels },
+    StopSignal: config.StopSignal || (image.StopSignal ?? ''),
+    StopTimeout: config.StopTimeout ?? image.StopTimeout ?? undefined,
+    Shell: config.Shell.length > 0 ? config.Shell : (image.Shell ?? []),
+    Healthcheck: mergeHealthcheck(config.Healthcheck, image.Healthcheck),
+  };
+}
+
+function variableOf(entry: string): string {
+  return entry.split('=', 1)[0] ?? '';
+}
+
+function mergeHealthcheck(own: Healthcheck | undefined, image: ImageRunConfig['Healthcheck']): Healthcheck | undefined {
+  if (image === undefined || image === null) return own;
+  return {
+    Test: own !== undefined && own.Test.length > 0 ? own.Test : (image.Test ?? []),
+    Interval: own?.Interval || (image.Interval ?? 0),
+    Timeout: own?.Timeout || (image.Timeout ?? 0),
+    StartPeriod: own?.StartPeriod || (image.StartPeriod ?? 0),
+    StartInterval: own?.StartInterval || (image.StartInterval ?? 0),
+    Retries: own?.Retries || (image.Retries ?? 0),
+  };
+}
+
+function normalizeHostConfig(wanted: HostConfig, host: HostLimits): HostConfig {
+  const isDefaultNetwork = wanted.NetworkMode === '' || wanted.NetworkMode === 'default';
+  return {
+    ...wanted,
+    // Until there are networks, a container has loopback alone unless it asks for the host's.
+    NetworkMode: isDefaultNetwork ? 'none' : wanted.NetworkMode,
+    ShmSize: wanted.ShmSize || SHM_DEFAULT_BYTES,
+    IpcMode: wanted.IpcMode || 'private',
+    CgroupnsMode: wanted.CgroupnsMode || (host.cgroupVersion === 2 && !wanted.Privileged ? 'private' : 'host'),
+    Runtime: wanted.Runtime || host.runtimeName,
+    MemorySwap: wanted.Memory > 0 && wanted.MemorySwap === 0 ? wanted.Memory * 2 : wanted.MemorySwap,
+  };
+}
+
+function checkConfig(config: ContainerConfig): void {
+  const command = [...(config.Entrypoint ?? []), ...(config.Cmd ?? [])];
+  if (command[0] === undefined || command[0] === '') invalid('no command specified');
+  if (config.WorkingDir !== '' && !config.WorkingDir.startsWith('/'))
+    invalid(`the working directory '${config.WorkingDir}' is invalid, it needs to be an absolute path`);
+  if (config.StopSignal !== '') parseSignal(config.StopSignal);
+  if (config.Hostname.length > 64 || /[\s\0/]/.test(config.Hostname))
+    invalid(`invalid hostname format: ${config.Hostname}`);
+  for (const entry of config.Env)
+    if (entry.includes('\0') || entry.startsWith('=')) invalid(`invalid environment variable: ${entry}`);
+  const { Healthcheck } = config;
+  if (Healthcheck !== undefined) {
+    for (const field of ['Interval', 'Timeout', 'StartPeriod', 'StartInterval'] as const)
+      if (Healthcheck[field] !== 0 && Healthcheck[field] < 1e6)
+        invalid(`${field} in Healthcheck cannot be less than 1ms`);
+    if (Healthcheck.Retries < 0) invalid('Retries in Healthcheck cannot be negative');
+  }
+}
+
+function checkHostConfig(hostConfig: HostConfig, host: HostLimits): void {
+  const { RestartPolicy, Memory, MemorySwap, MemoryReservation, NanoCpus, CpuPeriod, CpuQuota } = hostConfig;
+  if (hostConfig.AutoRemove && RestartPolicy.Name !== 'no')
+    invalid("can't create 'AutoRemove' container with restart policy");
+  if (RestartPolicy.MaximumRetryCount !== 0 && RestartPolicy.Name !== 'on-failure')
+    invalid("invalid restart policy: maximum retry count can only be used with 'on-failure'");
+  if (RestartPolicy.MaximumRetryCount < 0) invalid('invalid restart policy: maximum retry count cannot be negative');
+  if (Memory !== 0 && Memory < MEMORY_MIN_BYTES) invalid('Minimum memory limit allowed is 6MB');
+  if (Memory > 0 && MemorySwap !== -1 && MemorySwap < Memory)
+    invalid('Minimum memoryswap limit should be larger than memory limit, see usage');
+  if (Memory === 0 && MemorySwap > 0)
+    invalid('You should always set the Memory limit when using Memoryswap limit, see usage');
+  if (MemoryReservation > 0 && Memory > 0 && Memory < MemoryReservation)
+    invalid('Minimum memory limit can not be less than memory reservation limit, see usage');
+  if (NanoCpus !== 0 && (CpuPeriod !== 0 || CpuQuota !== 0))
+    invalid('Conflicting options: Nano CPUs and CPU Period or Quota cannot both be set');
+  if (NanoCpus < 0 || NanoCpus > host.cpus * NANO)
+    invalid(`range of CPUs is from 0.01 to ${host.cpus.toFixed(2)}, as there are only ${host.cpus} CPUs available`);
+  if (CpuPeriod !== 0 && (CpuPeriod < 1000 || CpuPeriod > 1_000_000))
+    invalid('CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)');
+  if (CpuQuota > 0 && CpuQuota < 1000) invalid('CPU cfs quota can not be less than 1ms (i.e. 1000)');
+  if (hostConfig.Runtime !== host.runtimeName) invalid(`unknown or invalid runtime name: ${hostConfig.Runtime}`);
+  for (const entry of hostConfig.ExtraHosts) parseExtraHost(entry);
+  planLog(hostConfig.LogConfig);
+}
+
+const BIND_OPTIONS = /^(?:rw|ro|z|Z|(?:r?(?:private|shared|slave))|(?:r?bind)|nocopy|consistent|cached|delegated)$/;
+
+function planMounts(hostConfig: HostConfig): readonly MountPoint[] {
+  const mounts = [...hostConfig.Binds.map(parseBind), ...hostConfig.Mounts.map(mountPointOf)];
+  const seen = new Set<string>();
+  for (const destination of [
+    ...mounts.map((mount) => mount.destination),
+    ...Object.keys(hostConfig.Tmpfs).map(cleanTarget),
+  ]) {
+    if (seen.has(destination)) invalid(`Duplicate mount point: ${destination}`);
+    seen.add(destination);
+  }
+  return mounts;
+}
+
+/** `source:destination[:options]`. @throws AppError 'invalid' with Docker's words */
+export function parseBind(text: string): MountPoint {
+  const [source, target, mode = '', ...rest] = text.split(':');
+  if (source === undefined || target === undefined || source === '' || rest.length > 0)
+    invalid(`invalid volume specification: '${text}'`);
+  const options = mode.split(',').filter(Boolean);
+  if (options.some((option) => !BIND_OPTIONS.test(option))) invalid(`invalid mode: ${mode}`);
+  return {
+    type: 'bind',
+    source: posix.normalize(source),
+    destination: cleanTarget(target),
+    mode,
+    writable: !options.includes('ro'),
+    propagation: options.find((option) => /private|shared|slave/.test(option)) ?? 'rprivate',
+  };
+}
+
+function mountPointOf({ Type, Source, Target, ReadOnly, BindOptions }: MountRequest): MountPoint {
+  if (Type === 'bind' && !Source.startsWith('/'))
+    invalid(`invalid mount config for type "bind": invalid mount path: '${Source}' mount path must be absolute`);
+  return {
+    type: Type === 'tmpfs' ? 'tmpfs' : 'bind',
+    source: Type === 'tmpfs' ? '' : posix.normalize(Source),
+    destination: cleanTarget(Target),
+    mode: '',
+    writable: !ReadOnly,
+    propagation: Type === 'tmpfs' ? '' : BindOptions?.Propagation || 'rprivate',
+  };
+}
+
+function cleanTarget(target: string): string {
+  if (!target.startsWith('/')) invalid(`invalid mount path: '${target}' mount path must be absolute`);
+  const clean = posix.normalize(target).replace(/(?<=.)\/$/, '');
+  if (clean === '/') invalid("invalid specification: destination can't be '/'");
+  return clean;
+}
+
+function invalid(message: string): never {
+  throw new AppError('invalid', message);
+}
