@@ -345,12 +345,13 @@ function refuse(field: string, advice = ''): never {
 
 const updateBody = z.object({ ...resourceFields, RestartPolicy: restartPolicy.optional() }).partial();
 /** Only what the client said is present. */
-export type UpdateRequest = Readonly<z.output<typeof updateBody>>;
+export type UpdateRequest = Partial<Pick<HostConfig, keyof typeof resourceFields | 'RestartPolicy'>>;
 
 /** @throws AppError 'invalid' */
 export function parseUpdateRequest(body: unknown): UpdateRequest {
   const wanted = check(updateBody, body, 'update container');
   const said = new Set(Object.keys(typeof body === 'object' && body !== null ? body : {}));
+  // The schema fills in defaults; what was not said must not become one.
   return Object.fromEntries(Object.entries(wanted).filter(([field]) => said.has(field)));
 }
 

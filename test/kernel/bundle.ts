@@ -30,6 +30,9 @@ export interface BusyboxHost {
   readonly runtime: OciRuntime;
   readonly cgroups: Cgroups;
   readonly cgroupParent: string;
+  readonly rootfs: string;
+  /** config.json of a process in this cgroup. */
+  config(cgroup: string, options: { readonly args: readonly string[]; readonly terminal: boolean }): object;
   /** Another engine over the same directories. */
   supervisor(): ContainerSupervisor;
   /** Answers the bundle's directory. */
@@ -51,6 +54,8 @@ export async function busyboxHost(host: TestHost): Promise<BusyboxHost> {
     runtime,
     cgroups,
     cgroupParent,
+    rootfs,
+    config: (cgroup, options) => configOf(cgroup, { ...options, rootfs }),
     supervisor: () =>
       createConmonSupervisor({
         runtime,
@@ -65,7 +70,7 @@ export async function busyboxHost(host: TestHost): Promise<BusyboxHost> {
       await mkdir(bundle, { recursive: true });
       await writeFile(
         join(bundle, 'config.json'),
-        JSON.stringify(configOf(id, { args, terminal, rootfs, cgroupParent })),
+        JSON.stringify(configOf(`${cgroupParent}/${id}`, { args, terminal, rootfs })),
       );
       return bundle;
     },
@@ -73,15 +78,10 @@ export async function busyboxHost(host: TestHost): Promise<BusyboxHost> {
 }
 
 function configOf(
-  id: string,
-  options: {
-    readonly args: readonly string[];
-    readonly terminal: boolean;
-    readonly rootfs: string;
-    readonly cgroupParent: string;
-  },
-) {
-  const { args, terminal, rootfs, cgroupParent } = options;
+  cgroup: string,
+  options: { readonly args: readonly string[]; readonly terminal: boolean; readonly rootfs: string },
+): object {
+  const { args, terminal, rootfs } = options;
   return {
     ociVersion: '1.0.2',
     process: { terminal, user: { uid: 0, gid: 0 }, args, env: ['PATH=/bin'], cwd: '/' },
@@ -92,7 +92,7 @@ function configOf(
       { destination: '/dev/pts', type: 'devpts', source: 'devpts', options: ['newinstance', 'ptmxmode=0666'] },
     ],
     linux: {
-      cgroupsPath: `${cgroupParent}/${id}`,
+      cgroupsPath: cgroup,
       namespaces: ['pid', 'mount', 'ipc', 'uts', 'network'].map((type) => ({ type })),
     },
   };

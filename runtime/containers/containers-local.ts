@@ -1,0 +1,349 @@
+/**
+ * Containers on this host: finds them by name, makes and forgets them, and hands each verb to the one it is about. All
+ * records are held in memory; the database is written through.
+ */
+
+import type { Digest } from '../../shared/digest.ts';
+import { AppError } from '../../shared/errors.ts';
+import type { ImageUse, ImageUsers } from '../images/images.ts';
+import { type ContainerRecord, isAlive } from './container.ts';
+import { createContainerStore } from './container-store.ts';
+import type {
+  ContainerDetails,
+  ContainerSize,
+  ContainerSummary,
+  Containers,
+  Created,
+  CreateOptions,
+  ListOptions,
+} from './containers.ts';
+import { planContainer } from './create.ts';
+import { Execs } from './exec.ts';
+import { checkFilters, isListed, isPrunable, matchesFilters } from './list.ts';
+import { LiveContainer, type LivePorts } from './live-container.ts';
+import { generateName, nameConflict, parseName, resolveName } from './names.ts';
+import type { ContainerPorts } from './ports.ts';
+import type { CreateRequest, HostConfig, UpdateRequest } from './request.ts';
+import { sampleStats } from './stats.ts';
+import { statusText } from './status-text.ts';
+import { processesOf } from './top.ts';
+
+/** A log grows past its limit by what is printed in this time. */
+const LOG_TRIM_MS = 1000;
+/** More at once only wait for the same two disks and the same kernel locks. */
+const ADOPT_CONCURRENCY = 16;
+
+export interface LocalContainers extends Containers {
+  readonly users: ImageUsers;
+  /** What the logs occupy, for `system df`. */
+  logBytes(): Promise<number>;
+}
+
+export function createContainers(ports: ContainerPorts): LocalContainers {
+  const byId = new Map<string, LiveContainer>();
+  /** Also names that a create under way has taken. */
+  const idByName = new Map<string, string>();
+  const find = (name: string) => resolveName(name, { byId, idByName });
+
+  const livePorts: LivePorts = {
+    ...ports,
+    store: createContainerStore(ports.database),
+    pidOf(name) {
+      const { record } = find(name);
+      if (isAlive(record.state)) return record.state.pid;
+      throw new AppError('conflict', `cannot join container ${JSON.stringify(record.name)}: it is not running`);
+    },
+    onRemoved(container) {
+      byId.delete(container.id);
+      idByName.delete(container.name);
+      execs.forget(container);
+    },
+  };
+  const execs = new Execs(ports);
+
+  const takeName = (wanted: string | undefined, id: string): string => {
+    if (wanted === undefined) {
+      const name = generateName(ports.random, (candidate) => idByName.has(candidate));
+      idByName.set(name, id);
+      return name;
+    }
+    const name = parseName(wanted);
+    const owner = idByName.get(name);
+    if (owner !== undefined) throw nameConflict(name, owner);
+    idByName.set(name, id);
+    return name;
+  };
+
+  const create = async (request: CreateRequest, options: CreateOptions = {}): Promise<Created> => {
+    const reference = request.config.Image;
+    if (reference === '') throw new AppError('invalid', 'no command specified');
+    const id = ports.randomId();
+    const name = takeName(options.name, id);
+    try {
+      await using lease = ports.images.lease();
+      const image = await ports.images.resolve(reference);
+      await lease.protectImage(image);
+      checkPlatform(options.platform, image.config);
+      const { warnings, ...plan } = planContainer(request, image.config.config, { id, host: ports.host });
+      const record: ContainerRecord = {
+        id,
+        name,
+        createdAt: ports.now(),
+        imageId: image.id,
+        imageName: reference,
+        chain: image.chain,
+        platform: { os: image.config.os, architecture: image.config.architecture },
+        ...plan,
+        endpoints: request.endpoints,
+        state: { status: 'created' },
+        restartCount: 0,
+        stoppedByUser: false,
+      };
+      const container = new LiveContainer(record, livePorts);
+      await container.create();
+      byId.set(id, container);
+      return { id, warnings };
+    } catch (error) {
+      idByName.delete(name);
+      throw error;
+    }
+  };
+
+  const sizeOf = async (container: LiveContainer): Promise<ContainerSize> => {
+    const writableBytes = await ports.snapshots.diskBytes(container.id);
+    return { writableBytes, totalBytes: writableBytes + (await ports.layerBytes(container.record.chain)) };
+  };
+
+  const summaryOf = async (container: LiveContainer, withSize: boolean): Promise<ContainerSummary> => ({
+    record: container.record,
+    statusText: statusText(container.record.state, { now: ports.now() }),
+    health: undefined,
+    size: withSize ? await sizeOf(container) : undefined,
+  });
+
+  const list = async (options: ListOptions = {}): Promise<readonly ContainerSummary[]> => {
+    const { filters = {}, limit, size = false } = options;
+    checkFilters(filters);
+    const all = options.all === true || (limit !== undefined && limit > 0);
+    const ancestors = await resolveAncestors(filters.ancestor ?? []);
+    const context = {
+      find: (name: string) => find(name).record,
+      isImage: (record: ContainerRecord, name: string) =>
+        record.imageName === name || ancestors.get(name) === record.imageId,
+    };
+    const chosen = [...byId.values()]
+      .map((container) => ({ container, record: container.record, health: undefined }))
+      .filter((listed) => isListed(listed, filters, { all }) && matchesFilters(listed, filters, context))
+      .sort((a, b) => b.record.createdAt.getTime() - a.record.createdAt.getTime())
+      .slice(0, limit !== undefined && limit > 0 ? limit : undefined);
+    return Promise.all(chosen.map(({ container }) => summaryOf(container, size)));
+  };
+
+  const resolveAncestors = async (names: readonly string[]): Promise<ReadonlyMap<string, Digest>> => {
+    const found = new Map<string, Digest>();
+    for (const name of names) {
+      const image = await ports.images.resolve(name).catch(() => undefined);
+      if (image !== undefined) found.set(name, image.id);
+    }
+    return found;
+  };
+
+  const inspect = async (name: string, options: { readonly size?: boolean } = {}): Promise<ContainerDetails> => {
+    const container = find(name);
+    const hasStarted = container.record.state.status !== 'created';
+    const { hostname, hosts, resolvConf } = container.etcPaths;
+    return {
+      ...(await summaryOf(container, options.size === true)),
+      paths: hasStarted
+        ? { hostname, hosts, resolvConf, log: container.logPath }
+        : { hostname: '', hosts: '', resolvConf: '', log: '' },
+      execIds: execs.idsOf(container),
+    };
+  };
+
+  const rename = async (name: string, newName: string): Promise<void> => {
+    const container = find(name);
+    const oldName = container.name;
+    const wanted = parseName(newName);
+    if (wanted === oldName)
+      throw new AppError('invalid', 'Renaming a container with the same name as its current name');
+    takeName(wanted, container.id);
+    try {
+      await container.update({ name: wanted });
+    } catch (error) {
+      idByName.delete(wanted);
+      throw error;
+    }
+    idByName.delete(oldName);
+    container.publish('rename', { oldName: `/${oldName}` });
+  };
+
+  const update = async (name: string, request: UpdateRequest) => {
+    const container = find(name);
+    const hostConfig: HostConfig = { ...container.record.hostConfig, ...request };
+    planContainer(
+      { config: container.record.config, hostConfig, endpoints: {} },
+      {},
+      { id: container.id, host: ports.host },
+    );
+    await container.update({ hostConfig });
+    container.publish('update');
+    return { warnings: [] };
+  };
+
+  const prune: Containers['prune'] = async (filters = {}) => {
+    const deleted: string[] = [];
+    let reclaimedBytes = 0;
+    const now = ports.now();
+    for (const container of [...byId.values()].filter(({ record }) => isPrunable(record, filters, now))) {
+      const bytes = await ports.snapshots.diskBytes(container.id);
+      // One that somebody has started or removed meanwhile is not ours to take.
+      await container.remove().then(
+        () => {
+          deleted.push(container.id);
+          reclaimedBytes += bytes;
+        },
+        (error) => ports.log.warn('a container could not be pruned', { containerId: container.id, error }),
+      );
+    }
+    ports.events.publish({
+      type: 'container',
+      action: 'prune',
+      id: '',
+      attributes: { reclaimed: String(reclaimedBytes) },
+    });
+    return { deleted, reclaimedBytes };
+  };
+
+  const adoptAll = async (): Promise<void> => {
+    for (const record of await livePorts.store.load()) {
+      byId.set(record.id, new LiveContainer(record, livePorts));
+      idByName.set(record.name, record.id);
+    }
+    const waiting = [...byId.values()];
+    await Promise.all(
+      Array.from({ length: ADOPT_CONCURRENCY }, async () => {
+        for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
+          const container = next;
+          await container.adopt().catch((error) => {
+            ports.log.error('a container could not be adopted', { containerId: container.id, error });
+          });
+        }
+      }),
+    );
+    const valid = new Set(byId.keys());
+    await ports.supervisor.sweep(valid);
+    await ports.snapshots.sweep(valid);
+  };
+
+  const trimTimer = setInterval(() => {
+    for (const container of byId.values())
+      container.trimLog().catch((error) => {
+        ports.log.warn('a log could not be rotated', { containerId: container.id, error });
+      });
+  }, LOG_TRIM_MS);
+  trimTimer.unref();
+
+  return {
+    create,
+    start: async (name, options) => find(name).start(options),
+    stop: async (name, options) => find(name).stop(options),
+    restart: async (name, options) => find(name).restart(options),
+    kill: async (name, signal) => find(name).kill(signal),
+    pause: async (name) => find(name).pause(),
+    unpause: async (name) => find(name).unpause(),
+    rename,
+    update,
+    async wait(name, { condition = 'not-running', signal } = {}) {
+      const result = find(name).wait(condition, { signal });
+      // Whoever asked may have gone before it came.
+      result.catch(() => {});
+      return { result };
+    },
+    remove: async (name, options) => find(name).remove(options),
+    prune,
+    list,
+    inspect,
+    async top(name, psArguments = '-ef') {
+      const container = find(name);
+      if (!isAlive(container.record.state)) throw new AppError('conflict', `container ${container.id} is not running`);
+      const processes = await processesOf(await ports.cgroups.processes(container.cgroup), psArguments);
+      container.publish('top');
+      return processes;
+    },
+    async stats(name) {
+      const container = find(name);
+      const { state, hostConfig } = container.record;
+      if (!isAlive(state)) return undefined;
+      return sampleStats(ports.cgroups, {
+        cgroup: container.cgroup,
+        pid: state.pid,
+        hasOwnNetwork: hostConfig.NetworkMode !== 'host',
+        hostMemoryBytes: ports.host.memoryBytes,
+        now: ports.now,
+      });
+    },
+    async changes(name) {
+      return ports.changes(find(name).id);
+    },
+    attach: async (name, options) => find(name).attach(options),
+    logs: async (name, options) => find(name).logs(options),
+    async resize(name, size) {
+      const container = find(name);
+      if (container.supervised === undefined)
+        throw new AppError('conflict', `container ${container.id} is not running`);
+      await container.supervised.resize(size);
+      container.publish('resize', { height: String(size.rows), width: String(size.columns) });
+    },
+    createExec: async (name, request) => execs.create(find(name), request),
+    startExec: (execId, options) => execs.start(execId, options),
+    inspectExec: (execId) => execs.inspect(execId),
+    resizeExec: (execId, size) => execs.resize(execId, size),
+    adoptAll,
+    async close() {
+      clearInterval(trimTimer);
+      for (const container of byId.values()) container.close();
+      ports.supervisor.close();
+    },
+    async logBytes() {
+      const sizes = await Promise.all([...byId.values()].map((container) => container.logBytes()));
+      return sizes.reduce((sum, bytes) => sum + bytes, 0);
+    },
+    users: imageUsersOf(byId),
+  };
+}
+
+function imageUsersOf(byId: ReadonlyMap<string, LiveContainer>): ImageUsers {
+  const useOf = ({ id, record }: LiveContainer): ImageUse => ({ containerId: id, running: isAlive(record.state) });
+  const byRunning = (a: ImageUse, b: ImageUse) => Number(b.running) - Number(a.running);
+  return {
+    async usedBy(image) {
+      const users = [...byId.values()].filter(({ record }) => record.imageId === image);
+      return users.map(useOf).sort(byRunning);
+    },
+    async imagesInUse() {
+      const uses = Map.groupBy(byId.values(), ({ record }) => record.imageId);
+      return new Map([...uses].map(([image, containers]) => [image, containers.map(useOf).sort(byRunning)]));
+    },
+    async layersInUse() {
+      return new Set([...byId.values()].flatMap(({ record }) => record.chain));
+    },
+  };
+}
+
+function checkPlatform(
+  wanted: string | undefined,
+  image: { readonly os: string; readonly architecture: string; readonly variant: string | undefined },
+): void {
+  if (wanted === undefined || wanted === '') return;
+  const [os, architecture, variant] = wanted.split('/');
+  const isSame =
+    os === image.os &&
+    (architecture === undefined || architecture === image.architecture) &&
+    (variant === undefined || image.variant === undefined || variant === image.variant);
+  if (!isSame)
+    throw new AppError(
+      'not-found',
+      `image with reference was found but its platform (${image.os}/${image.architecture}) does not match the specified platform (${wanted})`,
+    );
+}

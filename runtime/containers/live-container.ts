@@ -1,0 +1,697 @@
+/**
+ * One container and what runs of it. Its verbs happen one after another; the end of a run is taken in when it comes.
+ *
+ *   <directory>/<id>/bundle  hostname  hosts  resolv.conf  log/     beside the snapshotter's upper, work and rootfs
+ *
+ * Order of writing, so that a crash leaves the old or the new state: the record is stored before what it names is made,
+ * and what a run leaves (its exit code, above all) is deleted only after its end is stored. What was not stored yet is
+ * found again by `adopt`.
+ */
+import { mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { AppError, isKind, messageOf } from '../../shared/errors.ts';
+import type { Cancelable } from '../../shared/streams.ts';
+import { startExitCode } from '../kernel/oci-runtime.ts';
+import { createAttachment } from './attachment.ts';
+import { type ContainerEvent, type ContainerRecord, exitCodeOf, isAlive, transition } from './container.ts';
+import type { ContainerStore } from './container-store.ts';
+import type {
+  Attachment,
+  AttachOptions,
+  LogOptions,
+  LogStream,
+  OutputStream,
+  StopOptions,
+  WaitCondition,
+  WaitResult,
+} from './containers.ts';
+import { etcFilesOf } from './etc-files.ts';
+import { detailsPrefix, type LogPlan, planLog } from './log-options.ts';
+import { type ContainerLog, openContainerLog } from './logs.ts';
+import type { ContainerPorts, EtcPaths } from './ports.ts';
+import { restartDelayMs, wantsRestart, wantsStartAtBoot } from './restart.ts';
+import { parseSignal } from './signals.ts';
+import type { Exit, LaunchRequest, StdinMode, Supervised } from './supervisor.ts';
+
+const SIGKILL = 9;
+const DEFAULT_STOP_SECONDS = 10;
+/** A killed process ends at once, unless it waits in the kernel for a device. */
+const KILL_MS = 15_000;
+/** The engine cannot know how a run ended that the host's own end took along. */
+const LOST_EXIT_CODE = 255;
+
+export interface LivePorts extends ContainerPorts {
+  readonly store: ContainerStore;
+  readonly pidOf: (name: string) => number;
+  /** Its name is free and its id unknown from now on. */
+  readonly onRemoved: (container: LiveContainer) => void;
+}
+
+/** One run to come or under way. */
+interface Run {
+  readonly launched: PromiseWithResolvers<Supervised>;
+  readonly ended: PromiseWithResolvers<void>;
+}
+
+interface Waiter {
+  readonly condition: WaitCondition;
+  readonly resolve: (result: WaitResult) => void;
+}
+
+export class LiveContainer {
+  readonly #ports: LivePorts;
+  readonly #logPlan: LogPlan;
+  readonly #waiters = new Set<Waiter>();
+  #record: ContainerRecord;
+  #queue: Promise<unknown> = Promise.resolve();
+  #run: Run = newRun();
+  #supervised: Supervised | undefined;
+  #log: Promise<ContainerLog> | undefined;
+  /** What the last run leaves is being put away. */
+  #teardown: Promise<void> = Promise.resolve();
+  #restartTimer: NodeJS.Timeout | undefined;
+  #restartDelayMs = 0;
+  #isGone = false;
+
+  constructor(record: ContainerRecord, ports: LivePorts) {
+    this.#record = record;
+    this.#ports = ports;
+    this.#logPlan = planLog(record.hostConfig.LogConfig);
+  }
+
+  get record(): ContainerRecord {
+    return this.#record;
+  }
+  get id(): string {
+    return this.#record.id;
+  }
+  get name(): string {
+    return this.#record.name;
+  }
+
+  /** What runs, for execs and samples. */
+  get supervised(): Supervised | undefined {
+    return this.#supervised;
+  }
+  get rootfs(): string {
+    return join(this.#directory, 'rootfs');
+  }
+  get cgroup(): string {
+    const { CgroupParent } = this.#record.hostConfig;
+    const parent = CgroupParent === '' ? this.#ports.cgroupParent : `/${CgroupParent.replace(/^\/+/, '')}`;
+    return `${parent}/${this.id}`;
+  }
+  get etcPaths(): EtcPaths {
+    return {
+      hostname: join(this.#directory, 'hostname'),
+      hosts: join(this.#directory, 'hosts'),
+      resolvConf: join(this.#directory, 'resolv.conf'),
+    };
+  }
+  get logPath(): string {
+    return join(this.#logDirectory, 'current');
+  }
+
+  /** Stores it and makes its directories; nothing is left when that fails. */
+  async create(): Promise<void> {
+    const { store, snapshots } = this.#ports;
+    await store.insert(this.#record);
+    try {
+      await snapshots.prepare(this.id, this.#record.chain);
+      await mkdir(join(this.#directory, 'bundle'), { recursive: true, mode: 0o700 });
+    } catch (error) {
+      await this.#deleteFiles();
+      await store.delete(this.id);
+      throw error;
+    }
+    this.publish('create');
+  }
+
+  start(options: Cancelable = {}): Promise<boolean> {
+    return this.#verb(async () => {
+      const { status } = this.#record.state;
+      if (status === 'running') return false;
+      if (status === 'paused') throw new AppError('conflict', 'cannot start a paused container, try unpause instead');
+      if (status === 'removing' || status === 'dead')
+        throw new AppError('conflict', 'container is marked for removal and cannot be started');
+      this.#cancelRestart();
+      this.#patch({ stoppedByUser: false, restartCount: 0 });
+      this.#restartDelayMs = 0;
+      await this.#launch(options);
+      return true;
+    });
+  }
+
+  stop(options: StopOptions = {}): Promise<boolean> {
+    return this.#verb(() => this.#stop(options));
+  }
+
+  async restart(options: StopOptions = {}): Promise<void> {
+    await this.#verb(async () => {
+      await this.#stop(options);
+      this.#patch({ stoppedByUser: false, restartCount: 0 });
+      await this.#launch({});
+    });
+    this.publish('restart');
+  }
+
+  /** Does not wait its turn: it must reach a container that is being stopped. */
+  async kill(signalName = 'SIGKILL'): Promise<void> {
+    const signal = parseSignal(signalName);
+    if (!isAlive(this.#record.state))
+      throw new AppError('conflict', `cannot kill container: ${this.name}: container ${this.id} is not running`);
+    if (signal === SIGKILL || signal === this.#stopSignal()) this.#patch({ stoppedByUser: true });
+    const { ended } = this.#run;
+    await this.#signal(signal);
+    if (signal === SIGKILL) await this.#mustEnd(ended.promise);
+  }
+
+  pause(): Promise<void> {
+    return this.#verb(async () => {
+      const supervised = this.#mustRun();
+      if (this.#record.state.status === 'paused')
+        throw new AppError('conflict', `container ${this.id} is already paused`);
+      await supervised.pause();
+      await this.#apply({ type: 'paused' });
+      this.publish('pause');
+    });
+  }
+
+  unpause(): Promise<void> {
+    return this.#verb(async () => {
+      const supervised = this.#mustRun();
+      if (this.#record.state.status !== 'paused') throw new AppError('conflict', `Container ${this.id} is not paused`);
+      await supervised.resume();
+      await this.#apply({ type: 'unpaused' });
+      this.publish('unpause');
+    });
+  }
+
+  /** Changes the record, and limits of what runs. */
+  update(change: Partial<Pick<ContainerRecord, 'name' | 'hostConfig'>>): Promise<void> {
+    return this.#verb(async () => {
+      const record = { ...this.#record, ...change };
+      await this.#ports.store.update(record);
+      this.#record = record;
+      if (change.hostConfig !== undefined)
+        await this.#supervised?.update(this.#ports.spec.resources(change.hostConfig));
+    });
+  }
+
+  wait(condition: WaitCondition, options: Cancelable = {}): Promise<WaitResult> {
+    const { state } = this.#record;
+    const isOver = condition === 'not-running' && !isAlive(state) && state.status !== 'restarting';
+    if (isOver) return Promise.resolve(this.#waitResult());
+    const { promise, resolve, reject } = Promise.withResolvers<WaitResult>();
+    const waiter: Waiter = { condition, resolve };
+    this.#waiters.add(waiter);
+    const stop = () => {
+      this.#waiters.delete(waiter);
+      reject(new AppError('timeout', `cannot wait for container ${JSON.stringify(this.name)}: nobody waits any more`));
+    };
+    options.signal?.addEventListener('abort', stop, { once: true });
+    return promise.finally(() => options.signal?.removeEventListener('abort', stop));
+  }
+
+  async remove(options: { readonly force?: boolean } = {}): Promise<void> {
+    const what = `cannot remove container ${JSON.stringify(this.name)}`;
+    if (options.force === true && isAlive(this.#record.state)) {
+      this.#patch({ stoppedByUser: true });
+      await this.kill().catch((error) => {
+        if (!isKind(error, 'conflict')) throw error;
+      });
+    }
+    await this.#exclusively(async () => {
+      const { status } = this.#record.state;
+      if (this.#isGone) return;
+      if (status === 'running')
+        throw new AppError(
+          'conflict',
+          `${what}: container is running: stop the container before removing or force remove`,
+        );
+      if (status === 'paused')
+        throw new AppError('conflict', `${what}: container is paused and must be unpaused first`);
+      this.#cancelRestart();
+      await this.#apply({ type: 'removing' });
+      try {
+        await this.#deleteFiles();
+      } catch (cause) {
+        await this.#apply({ type: 'remove-failed', error: messageOf(cause) });
+        throw new AppError('unavailable', `${what}: ${messageOf(cause)}`, { cause });
+      }
+      await this.#forget();
+    });
+  }
+
+  async attach(options: AttachOptions): Promise<Attachment> {
+    const { state, config } = this.#record;
+    if (state.status === 'paused')
+      throw new AppError('conflict', `container ${this.id} is paused, unpause the container before attach`);
+    if (state.status === 'restarting')
+      throw new AppError('conflict', `container ${this.id} is restarting, wait until the container is running`);
+    const log = await this.openLog();
+    const run = this.#run;
+    const attachment = createAttachment({
+      log,
+      from: options.logs === true ? await log.start() : await log.end(),
+      run: { launched: run.launched.promise, ended: run.ended.promise },
+      terminal: config.Tty,
+      isForeground: config.AttachStdout || config.AttachStderr,
+      hasStdin: config.OpenStdin,
+      options,
+      onDetach: () => this.publish('detach'),
+    });
+    this.publish('attach');
+    return attachment;
+  }
+
+  async logs(options: LogOptions): Promise<LogStream> {
+    const streams = new Set<OutputStream>();
+    if (options.stdout === true) streams.add('stdout');
+    if (options.stderr === true) streams.add('stderr');
+    if (streams.size === 0) throw new AppError('invalid', "must specify at least one of 'stdout' or 'stderr'");
+    if (!this.#logPlan.isKept) throw new AppError('unsupported', 'configured logging driver does not support reading');
+    const log = await this.openLog();
+    const { config, state } = this.#record;
+    const isLive = isAlive(state) || state.status === 'restarting';
+    const chunks = log.read({
+      from: options.tail === undefined ? await log.start() : await log.tail(options.tail),
+      streams,
+      since: options.since,
+      until: options.until,
+      timestamps: options.timestamps,
+      prefix: options.details === true ? detailsPrefix(this.#logPlan, config) : '',
+      signal: options.signal,
+      follow: options.follow === true && isLive ? this.wait('not-running', { signal: options.signal }) : undefined,
+    });
+    return { terminal: config.Tty, chunks };
+  }
+
+  /** Begins a new log segment when the old one is large enough. */
+  async trimLog(): Promise<void> {
+    const supervised = this.#supervised;
+    if (supervised === undefined || this.#log === undefined) return;
+    const log = await this.#log;
+    await log.rotate({ reopen: () => supervised.reopenLog(), gone: supervised.exited });
+  }
+
+  async logBytes(): Promise<number> {
+    return (await this.openLog()).diskBytes();
+  }
+
+  openLog(): Promise<ContainerLog> {
+    this.#log ??= openContainerLog(this.#logDirectory, this.#logPlan);
+    return this.#log;
+  }
+
+  /** After a start of the engine: brings record and reality together. */
+  async adopt(): Promise<void> {
+    const { state, hostConfig, stoppedByUser } = this.#record;
+    if (state.status === 'removing') {
+      await this.#deleteFiles();
+      return this.#forget();
+    }
+    if (state.status === 'dead') return;
+    const found = await this.#ports.supervisor.adopt(this.#launchRequest(await this.openLog()));
+    if (found !== undefined) {
+      if (!isAlive(this.#record.state))
+        await this.#apply({ type: 'started', at: this.#ports.now(), pid: found.supervised.pid });
+      const isPaused = this.#record.state.status === 'paused';
+      if (found.status === 'paused' && !isPaused) await this.#apply({ type: 'paused' });
+      if (found.status === 'running' && isPaused) await this.#apply({ type: 'unpaused' });
+      this.#runs(found.supervised);
+      if (found.status === 'ended') return this.#ended(found.supervised, await found.supervised.exited);
+      const log = await this.openLog();
+      // While nobody watched, the log has grown; and a rotation may have been cut off.
+      await log.rotate({ reopen: () => found.supervised.reopenLog(), gone: found.supervised.exited }, { always: true });
+      void found.supervised.exited.then((exit) => this.#ended(found.supervised, exit));
+      return;
+    }
+    if (isAlive(state)) {
+      await this.#apply({ type: 'exited', exitCode: LOST_EXIT_CODE, oomKilled: false, at: this.#ports.now() });
+      this.publish('die', { exitCode: String(LOST_EXIT_CODE) });
+      if (hostConfig.AutoRemove) return this.#removeItself();
+    } else if (state.status === 'restarting') await this.#apply({ type: 'restart-cancelled' });
+    const ran = isAlive(state) || state.status === 'restarting';
+    if (
+      ran
+        ? wantsRestart(hostConfig.RestartPolicy, this.#lastRun())
+        : state.status === 'exited' && wantsStartAtBoot(hostConfig.RestartPolicy, stoppedByUser)
+    )
+      await this.#exclusively(() => this.#launch({})).catch((error) => {
+        this.#ports.log.warn('a container could not be started again', { containerId: this.id, error });
+      });
+  }
+
+  /** Stops watching. */
+  close(): void {
+    clearTimeout(this.#restartTimer);
+  }
+
+  publish(action: string, attributes: Readonly<Record<string, string>> = {}): void {
+    const { imageName, name, config } = this.#record;
+    this.#ports.events.publish({
+      type: 'container',
+      action,
+      id: this.id,
+      attributes: { ...config.Labels, image: imageName, name, ...attributes },
+    });
+  }
+
+  get #directory(): string {
+    return join(this.#ports.directory, this.id);
+  }
+  get #logDirectory(): string {
+    return this.#logPlan.isKept ? join(this.#directory, 'log') : join(this.#ports.runDirectory, 'logs', this.id);
+  }
+
+  #exclusively<T>(work: () => Promise<T>): Promise<T> {
+    const turn = this.#queue.then(work);
+    this.#queue = turn.catch(() => {});
+    return turn;
+  }
+
+  /** What people ask for; a container that went away while they waited is not found. */
+  #verb<T>(work: () => Promise<T>): Promise<T> {
+    return this.#exclusively(() => {
+      if (this.#isGone) throw new AppError('not-found', `No such container: ${this.name}`);
+      return work();
+    });
+  }
+
+  async #launch(options: Cancelable): Promise<void> {
+    await this.#teardown;
+    let supervised: Supervised;
+    try {
+      supervised = await this.#spawn(options);
+    } catch (error) {
+      const failure = startFailure(error, this.#record.config);
+      await this.#apply({ type: 'start-failed', failure });
+      this.#renewRun((run) => run.launched.reject(error));
+      this.#resolve('not-running', 'next-exit');
+      if (this.#record.hostConfig.AutoRemove) void this.#removeItself();
+      throw new AppError(isKind(error, 'invalid') ? 'invalid' : 'unavailable', failure.message, { cause: error });
+    }
+    // Not waited for: after a crash the supervisor tells that it runs.
+    void this.#apply({ type: 'started', at: this.#ports.now(), pid: supervised.pid });
+    this.publish('start');
+    this.#runs(supervised);
+    void supervised.exited.then((exit) => this.#ended(supervised, exit));
+  }
+
+  async #spawn(options: Cancelable): Promise<Supervised> {
+    const { snapshots, supervisor, spec, pidOf } = this.#ports;
+    await using undo = new AsyncDisposableStack();
+    undo.defer(() => snapshots.unmount(this.id));
+    const [{ rootfs }, log] = await Promise.all([
+      snapshots.mount(this.id, { throwAway: this.#record.hostConfig.AutoRemove }),
+      this.openLog(),
+      this.#writeEtcFiles(),
+      this.#makeBindSources(),
+    ]);
+    const config = await spec.container({
+      record: this.#record,
+      rootfs,
+      etc: this.etcPaths,
+      cgroup: this.cgroup,
+      pidOf,
+    });
+    await writeFile(join(this.#bundle, 'config.json'), JSON.stringify(config), { mode: 0o600 });
+    const supervised = await supervisor.launch(this.#launchRequest(log), options);
+    undo.defer(() => supervised.delete());
+    this.#run.launched.resolve(supervised);
+    await supervised.start();
+    undo.move();
+    return supervised;
+  }
+
+  #launchRequest(log: ContainerLog): LaunchRequest {
+    const { config } = this.#record;
+    const stdin: StdinMode = !config.OpenStdin ? 'none' : config.StdinOnce ? 'once' : 'open';
+    return { id: this.id, bundle: this.#bundle, logPath: log.path, terminal: config.Tty, stdin };
+  }
+
+  get #bundle(): string {
+    return join(this.#directory, 'bundle');
+  }
+
+  #runs(supervised: Supervised): void {
+    this.#supervised = supervised;
+    this.#run.launched.resolve(supervised);
+  }
+
+  /** Takes in the end of a run. Everything up to the first await happens at once, so nobody sees half of it. */
+  async #ended(supervised: Supervised, exit: Exit): Promise<void> {
+    const { hostConfig } = this.#record;
+    this.#supervised = undefined;
+    const { code: exitCode, oomKilled, finishedAt: at } = exit;
+    const startedAt = isAlive(this.#record.state) ? this.#record.state.startedAt : at;
+    const isRestarted = wantsRestart(hostConfig.RestartPolicy, { ...this.#lastRun(), exitCode });
+    const stored = this.#apply({ type: isRestarted ? 'restarting' : 'exited', exitCode, oomKilled, at });
+    if (oomKilled) this.publish('oom');
+    const ranMs = Math.max(0, at.getTime() - startedAt.getTime());
+    this.publish('die', { exitCode: String(exitCode), execDuration: String(Math.floor(ranMs / 1000)) });
+    this.#teardown = stored
+      .then(() => supervised.delete())
+      .then(() => this.#ports.snapshots.unmount(this.id))
+      .catch((error) => this.#ports.log.error('a run could not be put away', { containerId: this.id, error }));
+    this.#renewRun();
+    this.#resolve('next-exit', ...(isRestarted ? [] : ['not-running' as const]));
+    if (isRestarted) this.#scheduleRestart(ranMs);
+    else if (hostConfig.AutoRemove) await this.#removeItself();
+  }
+
+  #lastRun(): { readonly exitCode: number; readonly restartCount: number; readonly stoppedByUser: boolean } {
+    const { state, restartCount, stoppedByUser } = this.#record;
+    return { exitCode: exitCodeOf(state), restartCount, stoppedByUser };
+  }
+
+  #scheduleRestart(ranMs: number): void {
+    this.#restartDelayMs = restartDelayMs(this.#restartDelayMs, ranMs);
+    this.#restartTimer = setTimeout(() => {
+      void this.#exclusively(async () => {
+        if (this.#record.state.status !== 'restarting') return;
+        this.#patch({ restartCount: this.#record.restartCount + 1 });
+        await this.#launch({});
+      }).catch((error) => {
+        this.#ports.log.warn('a container could not be restarted', { containerId: this.id, error });
+      });
+    }, this.#restartDelayMs);
+  }
+
+  #cancelRestart(): void {
+    clearTimeout(this.#restartTimer);
+    if (this.#record.state.status !== 'restarting') return;
+    void this.#apply({ type: 'restart-cancelled' });
+    this.#resolve('not-running');
+  }
+
+  async #stop({ timeoutSeconds, signal }: StopOptions): Promise<boolean> {
+    const { state, config } = this.#record;
+    if (state.status === 'restarting') {
+      this.#patch({ stoppedByUser: true });
+      this.#cancelRestart();
+      return true;
+    }
+    if (!isAlive(state)) return false;
+    this.#patch({ stoppedByUser: true });
+    const { ended } = this.#run;
+    await this.#signal(signal === undefined ? this.#stopSignal() : parseSignal(signal));
+    const seconds = timeoutSeconds ?? config.StopTimeout ?? DEFAULT_STOP_SECONDS;
+    const obeyed = seconds < 0 ? await ended.promise.then(() => true) : await within(ended.promise, seconds * 1000);
+    if (!obeyed) {
+      await this.#signal(SIGKILL);
+      await this.#mustEnd(ended.promise);
+    }
+    this.publish('stop');
+    return true;
+  }
+
+  #stopSignal(): number {
+    return parseSignal(this.#record.config.StopSignal || 'SIGTERM');
+  }
+
+  async #signal(signal: number): Promise<void> {
+    try {
+      await this.#supervised?.kill(signal);
+      this.publish('kill', { signal: String(signal) });
+      // A frozen process would get it only when it goes on.
+      if (this.#record.state.status === 'paused') {
+        await this.#supervised?.resume();
+        await this.#apply({ type: 'unpaused' });
+      }
+    } catch (error) {
+      // It has ended meanwhile: its exit is on the way.
+      if (!isKind(error, 'conflict', 'not-found')) throw error;
+    }
+  }
+
+  async #mustEnd(ended: Promise<void>): Promise<void> {
+    if (await within(ended, KILL_MS)) return;
+    throw new AppError(
+      'unavailable',
+      `cannot stop container ${JSON.stringify(this.name)}: it was killed, but its end did not come within ${KILL_MS / 1000} seconds`,
+    );
+  }
+
+  #mustRun(): Supervised {
+    if (this.#supervised === undefined || !isAlive(this.#record.state))
+      throw new AppError('conflict', `container ${this.id} is not running`);
+    return this.#supervised;
+  }
+
+  /** --rm: the row first, so that name and answer need not wait for what is put away after it. */
+  #removeItself(): Promise<void> {
+    return this.#exclusively(async () => {
+      if (this.#isGone || isAlive(this.#record.state)) return;
+      await this.#forget();
+      await this.#deleteFiles();
+    }).catch((error) => this.#ports.log.error('a container could not remove itself', { containerId: this.id, error }));
+  }
+
+  async #forget(): Promise<void> {
+    await this.#ports.store.delete(this.id);
+    this.#isGone = true;
+    this.#ports.onRemoved(this);
+    this.publish('destroy');
+    this.#renewRun();
+    this.#resolve('removed', 'next-exit', 'not-running');
+  }
+
+  async #deleteFiles(): Promise<void> {
+    await this.#teardown;
+    await this.#ports.snapshots.remove(this.id);
+    await Promise.all([
+      rm(this.#directory, { recursive: true, force: true }),
+      rm(this.#logDirectory, { recursive: true, force: true }),
+    ]);
+  }
+
+  async #writeEtcFiles(): Promise<void> {
+    const { config, hostConfig } = this.#record;
+    const [hosts, resolvConf] = await Promise.all(['/etc/hosts', '/etc/resolv.conf'].map(readIfThere));
+    const files = etcFilesOf({
+      hostname: config.Hostname,
+      domainname: config.Domainname,
+      extraHosts: hostConfig.ExtraHosts,
+      dns: hostConfig.Dns,
+      dnsSearch: hostConfig.DnsSearch,
+      dnsOptions: hostConfig.DnsOptions,
+      network: hostConfig.NetworkMode === 'host' ? 'host' : 'none',
+      host: { hosts: hosts ?? '', resolvConf: resolvConf ?? '' },
+    });
+    const { etcPaths } = this;
+    await Promise.all([
+      writeFile(etcPaths.hostname, files.hostname),
+      writeFile(etcPaths.hosts, files.hosts),
+      writeFile(etcPaths.resolvConf, files.resolvConf),
+    ]);
+  }
+
+  /** Docker makes the missing source of -v, and refuses that of --mount unless it is told to make it. */
+  async #makeBindSources(): Promise<void> {
+    const { mounts, hostConfig } = this.#record;
+    const strict = new Set(
+      hostConfig.Mounts.filter(({ BindOptions }) => BindOptions?.CreateMountpoint !== true).map(({ Source }) => Source),
+    );
+    for (const { type, source } of mounts) {
+      if (type !== 'bind' || (await stat(source).catch(() => undefined)) !== undefined) continue;
+      if (strict.has(source))
+        throw new AppError(
+          'invalid',
+          `invalid mount config for type "bind": bind source path does not exist: ${source}`,
+        );
+      await mkdir(source, { recursive: true });
+    }
+  }
+
+  /** In memory at once; stored when the answer resolves. A failure to store is logged: the next change stores all of it. */
+  #apply(event: ContainerEvent): Promise<void> {
+    this.#patch({ state: transition(this.#record.state, event) });
+    return this.#ports.store.update(this.#record).catch((error) => {
+      this.#ports.log.error('the state of a container could not be stored', { containerId: this.id, error });
+    });
+  }
+
+  #patch(change: Partial<Pick<ContainerRecord, 'state' | 'restartCount' | 'stoppedByUser'>>): void {
+    this.#record = { ...this.#record, ...change };
+  }
+
+  #renewRun(settle: (run: Run) => void = (run) => run.launched.reject(new AppError('conflict', 'it has ended'))): void {
+    const run = this.#run;
+    this.#run = newRun();
+    settle(run);
+    run.ended.resolve();
+  }
+
+  #resolve(...conditions: readonly WaitCondition[]): void {
+    for (const waiter of this.#waiters) {
+      if (!conditions.includes(waiter.condition)) continue;
+      this.#waiters.delete(waiter);
+      waiter.resolve(this.#waitResult());
+    }
+  }
+
+  #waitResult(): WaitResult {
+    const { state } = this.#record;
+    const failed = state.status === 'created' || state.status === 'exited' ? state.failure : undefined;
+    const last = state.status === 'dead' ? state.error : failed?.message;
+    return { exitCode: exitCodeOf(state), error: last };
+  }
+}
+
+function newRun(): Run {
+  const run = { launched: Promise.withResolvers<Supervised>(), ended: Promise.withResolvers<void>() };
+  // Nobody may be waiting for it.
+  run.launched.promise.catch(() => {});
+  return run;
+}
+
+/** Docker's words, by which clients know that they have to exit with 126 or 127. */
+function startFailure(
+  error: unknown,
+  config: ContainerRecord['config'],
+): { readonly message: string; readonly exitCode: number } {
+  const words =
+    error instanceof AppError && typeof error.detail?.runtime === 'string' ? error.detail.runtime : undefined;
+  if (words === undefined) return { message: messageOf(error), exitCode: 125 };
+  const exitCode = startExitCode(words);
+  return {
+    message: `${CREATE_FAILED}: ${commandFailure([...(config.Entrypoint ?? []), ...(config.Cmd ?? [])], words)}`,
+    exitCode,
+  };
+}
+
+const CREATE_FAILED =
+  'failed to create task for container: failed to create shim task: OCI runtime create failed: unable to start container process';
+
+/** Why a command could not be run, as Docker says it; `words` are the runtime's own. */
+export function commandFailure(command: readonly string[], words: string): string {
+  const program = command[0] ?? '';
+  const quoted = JSON.stringify(program);
+  switch (startExitCode(words)) {
+    case 127:
+      return program.includes('/')
+        ? `error during container init: exec: ${quoted}: stat ${program}: no such file or directory`
+        : `error during container init: exec: ${quoted}: executable file not found in $PATH`;
+    case 126:
+      return `error during container init: exec: ${quoted}: ${/directory/.test(words) ? 'is a directory' : /format/.test(words) ? 'exec format error' : 'permission denied'}`;
+    default:
+      return words;
+  }
+}
+
+/** false = the time is up. */
+async function within(promise: Promise<unknown>, milliseconds: number): Promise<boolean> {
+  const { promise: late, resolve } = Promise.withResolvers<boolean>();
+  const timer = setTimeout(resolve, milliseconds, false);
+  try {
+    return await Promise.race([promise.then(() => true), late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+async function readIfThere(path: string): Promise<string | undefined> {
+  return readFile(path, 'utf8').catch(() => undefined);
+}
