@@ -246,7 +246,10 @@ class FsIngest implements Ingest {
       const end = this.#offset + gatheredBytes;
       gathered = [];
       gatheredBytes = 0;
-      writing = this.#write(chunks, end).then(() => options.onAdvance?.(end));
+      writing = this.#write(chunks, end).then(() => {
+        if (options.takesChunks === true) release(chunks);
+        options.onAdvance?.(end);
+      });
       writing.catch(() => {});
     };
     try {
@@ -379,6 +382,12 @@ class FsIngest implements Ingest {
     const state = this.#state === 'closed' ? 'it is closed' : 'an append is running';
     throw new AppError('conflict', `cannot ${action} ingest ${JSON.stringify(this.#id)}: ${state}`);
   }
+}
+
+/** Frees what is outside the heap now instead of at a collection, which such memory would force all the time. */
+function release(chunks: readonly Buffer[]): void {
+  for (const { buffer, byteLength } of chunks)
+    if (buffer instanceof ArrayBuffer && buffer.byteLength === byteLength) buffer.transfer(0);
 }
 
 async function makeDirectories(root: string): Promise<void> {

@@ -57,6 +57,11 @@ export interface IngestOptions extends Cancelable {
 export interface AppendOptions extends Cancelable {
   /** Told whenever more bytes are stored (readable by others, not yet durable): offset counts from the blob's start. */
   readonly onAdvance?: (offset: number) => void;
+  /**
+   * The chunks of the stream are the store's: it may give their memory back as soon as they are stored, and nobody else
+   * may look at them any more. In large uploads that spares most of what the garbage collector costs.
+   */
+  readonly takesChunks?: boolean;
 }
 
 /** One unfinished write. Disposing closes it and keeps what was received, for a later resume. */

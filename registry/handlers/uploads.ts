@@ -57,7 +57,8 @@ export function createUploadHandlers(ports: RegistryPorts): {
     // The pin is written while the bytes arrive; the order that matters is pin before commit.
     const pinning = pin(digest);
     pinning.catch(() => {});
-    if (hasBody(ctx.req)) await ingest.append(receive(ctx.req, limits.blobMaxBytes - ingest.offset));
+    if (hasBody(ctx.req))
+      await ingest.append(receive(ctx.req, limits.blobMaxBytes - ingest.offset), { takesChunks: true });
     const pinned = await pinning;
     if (now().getTime() - pinned.getTime() > limits.gcGraceMs / 4) await pin(digest);
     try {
@@ -143,7 +144,9 @@ export function createUploadHandlers(ports: RegistryPorts): {
         const { algorithm } = await findSession(exchange, repository, id);
         await using ingest = await blobs.ingest(id, { algorithm });
         assertInOrder(ctx, { repository, id, offset: ingest.offset });
-        const offset = await ingest.append(receive(ctx.req, limits.blobMaxBytes - ingest.offset));
+        const offset = await ingest.append(receive(ctx.req, limits.blobMaxBytes - ingest.offset), {
+          takesChunks: true,
+        });
         describe(ctx, { repository, id, offset });
         ctx.status = 202;
         ctx.body = '';

@@ -61,6 +61,22 @@ export function blobStoreContract(name: string, make: () => Promise<BlobStoreFix
         expect(await read(digestOf('abc'))).toBe('abc');
       });
 
+      it('stores chunks whole that it may take, and goes on after them', async () => {
+        const whole = pattern(3 << 20);
+        await using ingest = await store.ingest('u1');
+        for (const start of [0, 1 << 20]) {
+          const part = whole.subarray(start, start === 0 ? 1 << 20 : undefined);
+          const chunks = Array.from({ length: part.length >> 16 }, (_, i) => {
+            const chunk = Buffer.allocUnsafeSlow(1 << 16);
+            part.copy(chunk, 0, i << 16);
+            return chunk;
+          });
+          await ingest.append(Readable.from(chunks), { takesChunks: true });
+        }
+        await ingest.commit({ digest: digestOf(whole), sizeBytes: whole.length });
+        expect(digestOf(Buffer.from(await read(digestOf(whole)), 'latin1'))).toBe(digestOf(whole));
+      });
+
       it('takes empty blobs', async () => {
         const digest = await put('');
         expect(await store.stat(digest)).toMatchObject({ sizeBytes: 0 });
