@@ -15,7 +15,7 @@ export function mergeImageConfig(image: ImageRunConfig, request: ContainerConfig
     ExposedPorts: union(request.ExposedPorts, Object.keys(image.ExposedPorts ?? {})),
     Env: [...request.Env, ...missingFrom(request.Env, image.Env ?? [])],
     Cmd: saysCommand ? request.Cmd : (image.Cmd ?? null),
-    Entrypoint: (request.Entrypoint?.length ?? 0) > 0 ? request.Entrypoint : (image.Entrypoint ?? null),
+    Entrypoint: request.Entrypoint ?? image.Entrypoint ?? null,
     Volumes: union(request.Volumes, Object.keys(image.Volumes ?? {})),
     WorkingDir: request.WorkingDir || (image.WorkingDir ?? ''),
     Labels: { ...image.Labels, ...request.Labels },

@@ -22,7 +22,8 @@ describe('an image’s config under a request', () => {
     [{ Entrypoint: ['/own'] }, ['/own']],
     [{ Entrypoint: ['/own'], Cmd: ['x'] }, ['/own', 'x']],
     [{ Entrypoint: [''], Cmd: ['sh'] }, ['sh']],
-    [{ Entrypoint: [] }, ['/entry', 'serve']],
+    [{ Entrypoint: [] }, ['serve']],
+    [{ Entrypoint: null, Cmd: [] }, ['/entry', 'serve']],
   ])('%j runs %j', (body, command) => {
     expect(commandOf(merge(body))).toEqual(command);
   });
