@@ -53,7 +53,7 @@ export interface TransferredError {
 }
 
 /** Larger chunks than zlib's 16 KiB halve the time of gunzip. */
-const CHUNK_BYTES = 1 << 19;
+const CHUNK_BYTES = 1 << 18;
 const PROGRESS_INTERVAL_MS = 100;
 const CHUNKS_PER_TURN = 16;
 /** Written bytes after which they are sent to the disk in the background, so that the last fsync finds little to do. */
