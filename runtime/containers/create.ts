@@ -7,8 +7,9 @@ import { AppError } from '../../shared/errors.ts';
 import type { ImageRunConfig } from '../../shared/oci.ts';
 import type { MountPoint } from './container.ts';
 import { parseExtraHost } from './etc-files.ts';
+import { commandOf, mergeImageConfig } from './image-defaults.ts';
 import { planLog } from './log-options.ts';
-import type { ContainerConfig, CreateRequest, Healthcheck, HostConfig, MountRequest } from './request.ts';
+import type { ContainerConfig, CreateRequest, HostConfig, MountRequest } from './request.ts';
 import { parseSignal } from './signals.ts';
 
 const MEMORY_MIN_BYTES = 6 * 1024 * 1024;
@@ -35,7 +36,7 @@ export function planContainer(
   image: ImageRunConfig,
   context: { readonly id: string; readonly host: HostLimits },
 ): Plan {
-  const merged = mergeConfig(request.config, image);
+  const merged = mergeImageConfig(image, request.config);
   const hostConfig = normalizeHostConfig(request.hostConfig, context.host);
   const sharesHostname = hostConfig.NetworkMode === 'host' || hostConfig.UTSMode === 'host';
   const config = {
@@ -49,51 +50,6 @@ export function planContainer(
       `The image's volume ${JSON.stringify(path)} is kept in the container's writable layer: volumes are not supported.`,
   );
   return { config, hostConfig, mounts: planMounts(hostConfig), warnings };
-}
-
-/** https://github.com/moby/moby/blob/v28.5.2/daemon/commit.go merges the same way for commit and create. */
-export function mergeConfig(config: ContainerConfig, image: ImageRunConfig): ContainerConfig {
-  const names = new Set(config.Env.map(variableOf));
-  const usesOwnCommand = config.Entrypoint !== null && config.Entrypoint.length > 0;
-  const keepsImageCommand = !usesOwnCommand && (config.Cmd === null || config.Cmd.length === 0);
-  const entrypoint = config.Entrypoint ?? image.Entrypoint ?? null;
-  return {
-    ...config,
-    User: config.User || (image.User ?? ''),
-    ExposedPorts: [...new Set([...config.ExposedPorts, ...Object.keys(image.ExposedPorts ?? {})])],
-    // An entry without `=` takes a variable of the image away; an image's own such entry says nothing, and must not
-    // be filled from our environment (CVE-2026-57231).
-    Env: [
-      ...config.Env,
-      ...(image.Env ?? []).filter((entry) => entry.indexOf('=') > 0 && !names.has(variableOf(entry))),
-    ],
-    Cmd: keepsImageCommand ? (image.Cmd ?? null) : config.Cmd,
-    // [''] is how `--entrypoint ""` says that there is none.
-    Entrypoint: entrypoint?.length === 1 && entrypoint[0] === '' ? null : entrypoint,
-    WorkingDir: config.WorkingDir || (image.WorkingDir ?? ''),
-    Volumes: [...new Set([...config.Volumes, ...Object.keys(image.Volumes ?? {})])],
-    Labels: { ...image.Labels, ...config.Labels },
-    StopSignal: config.StopSignal || (image.StopSignal ?? ''),
-    StopTimeout: config.StopTimeout ?? image.StopTimeout ?? undefined,
-    Shell: config.Shell.length > 0 ? config.Shell : (image.Shell ?? []),
-    Healthcheck: mergeHealthcheck(config.Healthcheck, image.Healthcheck),
-  };
-}
-
-function variableOf(entry: string): string {
-  return entry.split('=', 1)[0] ?? '';
-}
-
-function mergeHealthcheck(own: Healthcheck | undefined, image: ImageRunConfig['Healthcheck']): Healthcheck | undefined {
-  if (image === undefined || image === null) return own;
-  return {
-    Test: own !== undefined && own.Test.length > 0 ? own.Test : (image.Test ?? []),
-    Interval: own?.Interval || (image.Interval ?? 0),
-    Timeout: own?.Timeout || (image.Timeout ?? 0),
-    StartPeriod: own?.StartPeriod || (image.StartPeriod ?? 0),
-    StartInterval: own?.StartInterval || (image.StartInterval ?? 0),
-    Retries: own?.Retries || (image.Retries ?? 0),
-  };
 }
 
 function normalizeHostConfig(wanted: HostConfig, host: HostLimits): HostConfig {
@@ -111,8 +67,7 @@ function normalizeHostConfig(wanted: HostConfig, host: HostLimits): HostConfig {
 }
 
 function checkConfig(config: ContainerConfig): void {
-  const command = [...(config.Entrypoint ?? []), ...(config.Cmd ?? [])];
-  if (command[0] === undefined || command[0] === '') invalid('no command specified');
+  if (commandOf(config)[0] === '') invalid('no command specified');
   if (config.WorkingDir !== '' && !config.WorkingDir.startsWith('/'))
     invalid(`the working directory '${config.WorkingDir}' is invalid, it needs to be an absolute path`);
   if (config.StopSignal !== '') parseSignal(config.StopSignal);

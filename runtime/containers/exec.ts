@@ -43,7 +43,7 @@ interface Exec {
   monitored: Monitored | undefined;
 }
 
-export type ExecPorts = Pick<ContainerPorts, 'runtime' | 'supervisor' | 'spec' | 'runDirectory' | 'randomId' | 'log'>;
+export type ExecPorts = Pick<ContainerPorts, 'runtime' | 'supervisor' | 'runDirectory' | 'randomId' | 'log'>;
 
 export class Execs {
   readonly #ports: ExecPorts;
@@ -86,8 +86,7 @@ export class Execs {
     container.publish(`exec_start: ${request.Cmd.join(' ')}`, { execID: id });
     try {
       await mkdir(exec.directory, { recursive: true, mode: 0o700 });
-      const process = await this.#ports.spec.process({ record: container.record, rootfs: container.rootfs, request });
-      await writeFile(join(exec.directory, 'process.json'), JSON.stringify(process), { mode: 0o600 });
+      await writeFile(join(exec.directory, 'process.json'), await container.execProcess(request), { mode: 0o600 });
       return request.Tty ? await this.#startOnTerminal(exec, options) : await this.#startOnPipes(exec, options);
     } catch (error) {
       await this.#ended(exec, 125);

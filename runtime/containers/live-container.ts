@@ -29,6 +29,7 @@ import { etcFilesOf } from './etc-files.ts';
 import { detailsPrefix, type LogPlan, planLog } from './log-options.ts';
 import { type ContainerLog, openContainerLog } from './logs.ts';
 import type { ContainerPorts, EtcPaths } from './ports.ts';
+import type { ExecRequest } from './request.ts';
 import { restartDelayMs, wantsRestart, wantsStartAtBoot } from './restart.ts';
 import { parseSignal } from './signals.ts';
 import type { Exit, LaunchRequest, StdinMode, Supervised } from './supervisor.ts';
@@ -66,6 +67,8 @@ export class LiveContainer {
   #queue: Promise<unknown> = Promise.resolve();
   #run: Run = newRun();
   #supervised: Supervised | undefined;
+  /** Where it is mounted while it runs. */
+  #rootfs: string;
   #log: Promise<ContainerLog> | undefined;
   /** What the last run leaves is being put away. */
   #teardown: Promise<void> = Promise.resolve();
@@ -76,6 +79,7 @@ export class LiveContainer {
   constructor(record: ContainerRecord, ports: LivePorts) {
     this.#record = record;
     this.#ports = ports;
+    this.#rootfs = join(ports.directory, record.id, 'rootfs');
     this.#logPlan = planLog(record.hostConfig.LogConfig);
   }
 
@@ -93,9 +97,6 @@ export class LiveContainer {
   get supervised(): Supervised | undefined {
     return this.#supervised;
   }
-  get rootfs(): string {
-    return join(this.#directory, 'rootfs');
-  }
   get cgroup(): string {
     const { CgroupParent } = this.#record.hostConfig;
     const parent = CgroupParent === '' ? this.#ports.cgroupParent : `/${CgroupParent.replace(/^\/+/, '')}`;
@@ -107,6 +108,11 @@ export class LiveContainer {
       hosts: join(this.#directory, 'hosts'),
       resolvConf: join(this.#directory, 'resolv.conf'),
     };
+  }
+  /** Text of process.json for an exec in what runs. */
+  execProcess(request: ExecRequest): Promise<string> {
+    const { spec, pidOf } = this.#ports;
+    return spec.process({ record: this.#record, rootfs: this.#rootfs, etc: this.etcPaths, pidOf, request });
   }
   get logPath(): string {
     return join(this.#logDirectory, 'current');
@@ -194,7 +200,7 @@ export class LiveContainer {
       await this.#ports.store.update(record);
       this.#record = record;
       if (change.hostConfig !== undefined)
-        await this.#supervised?.update(this.#ports.spec.resources(change.hostConfig));
+        await this.#supervised?.update(await this.#ports.spec.resources(change.hostConfig));
     });
   }
 
@@ -409,14 +415,9 @@ export class LiveContainer {
       this.#writeEtcFiles(),
       this.#makeBindSources(),
     ]);
-    const config = await spec.container({
-      record: this.#record,
-      rootfs,
-      etc: this.etcPaths,
-      cgroup: this.cgroup,
-      pidOf,
-    });
-    await writeFile(join(this.#bundle, 'config.json'), JSON.stringify(config), { mode: 0o600 });
+    this.#rootfs = rootfs;
+    const config = await spec.container({ record: this.#record, rootfs, etc: this.etcPaths, pidOf });
+    await writeFile(join(this.#bundle, 'config.json'), config, { mode: 0o600 });
     const supervised = await supervisor.launch(this.#launchRequest(log), options);
     undo.defer(() => supervised.delete());
     this.#run.launched.resolve(supervised);

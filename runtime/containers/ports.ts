@@ -54,23 +54,20 @@ export interface SpecRequest {
   /** Where the container's filesystem is mounted. */
   readonly rootfs: string;
   readonly etc: EtcPaths;
-  readonly cgroup: string;
   /** First process of the running container of that name, for `container:NAME` modes. @throws AppError 'not-found', 'conflict' */
   readonly pidOf: (name: string) => number;
 }
 
-export interface ExecSpecRequest {
-  readonly record: ContainerRecord;
-  readonly rootfs: string;
+export interface ExecSpecRequest extends SpecRequest {
   readonly request: ExecRequest;
 }
 
-/** Makes the documents that the OCI runtime reads. All of them answer plain JSON. */
+/** Makes the documents that the OCI runtime reads. */
 export interface SpecBuilder {
-  /** config.json. @throws AppError 'invalid' (unknown user, bad option), 'unsupported' */
-  container(request: SpecRequest): Promise<object>;
-  /** process.json of an exec; its user is numeric. @throws AppError 'invalid' */
-  process(request: ExecSpecRequest): Promise<object>;
+  /** Text of config.json. @throws AppError 'invalid' (unknown user, bad option), 'unsupported' */
+  container(request: SpecRequest): Promise<string>;
+  /** Text of an exec's process.json; its user is numeric. @throws AppError 'invalid' */
+  process(request: ExecSpecRequest): Promise<string>;
   /** linux.resources, for update. */
-  resources(hostConfig: HostConfig): object;
+  resources(hostConfig: HostConfig): Promise<object>;
 }

@@ -1,12 +1,13 @@
 import { randomBytes, randomInt } from 'node:crypto';
 import { access, mkdir } from 'node:fs/promises';
-import { cpus, totalmem } from 'node:os';
+import { cpus, release, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { expect, it, vi } from 'vitest';
 import { CONTAINER_MIGRATIONS, type ContainerTables } from '../../runtime/containers/container-store.ts';
 import type { Containers, OutputChunk } from '../../runtime/containers/containers.ts';
 import { createContainers, type LocalContainers } from '../../runtime/containers/containers-local.ts';
 import { parseCreateRequest, parseExecRequest } from '../../runtime/containers/request.ts';
+import { createSpecBuilder } from '../../runtime/containers/spec-builder.ts';
 import { createEventLog, type EngineEvent } from '../../runtime/events.ts';
 import type { Snapshotter } from '../../runtime/layers/snapshotter.ts';
 import { type Database, openDatabase } from '../../shared/database.ts';
@@ -72,21 +73,19 @@ async function openEngine(host: TestHost, busybox: BusyboxHost): Promise<Engine>
     supervisor: busybox.supervisor(),
     runtime: busybox.runtime,
     cgroups: busybox.cgroups,
-    spec: {
-      container: async ({ record, cgroup }) =>
-        busybox.config(cgroup, {
-          args: [...(record.config.Entrypoint ?? []), ...(record.config.Cmd ?? [])],
-          terminal: record.config.Tty,
-        }),
-      process: async ({ request }) => ({
-        terminal: request.Tty,
-        user: { uid: 0, gid: 0 },
-        args: request.Cmd,
-        env: ['PATH=/bin'],
-        cwd: '/',
-      }),
-      resources: ({ Memory }) => ({ memory: { limit: Memory } }),
-    },
+    spec: createSpecBuilder({
+      host: {
+        kernel: release(),
+        architecture: process.arch,
+        cgroupMode: busybox.cgroups.mode,
+        capabilityMask: '1ffffffffff',
+        hasSeccomp: true,
+        thermalThrottlePaths: [],
+        runtimeNamespaces: [],
+      },
+      init: undefined,
+      cgroupParent: busybox.cgroupParent,
+    }),
     layerBytes: async () => 0,
     changes: async () => [],
     database,

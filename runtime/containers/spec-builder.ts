@@ -1,0 +1,99 @@
+/**
+ * SpecBuilder on this host: looks up what spec.ts, which is pure, has to be told: users in the image's files, devices,
+ * namespaces of other containers.
+ */
+import { lstat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { AppError } from '../../shared/errors.ts';
+import type { ContainerRecord } from './container.ts';
+import { blockDevicesOf, devicesOf } from './devices.ts';
+import type { SpecBuilder, SpecRequest } from './ports.ts';
+import type { HostConfig } from './request.ts';
+import { readInside } from './rootfs-files.ts';
+import { encodeSpec, execProcessOf, type NamespaceSource, type SpecHost, type SpecInput, specOf } from './spec.ts';
+import { limitsOf } from './spec-resources.ts';
+import { type ResolvedUser, resolveUser, USER_FILE_MAX_BYTES } from './users.ts';
+
+export interface SpecBuilderOptions {
+  readonly host: SpecHost;
+  /** The program for --init, undefined when none is installed. */
+  readonly init: string | undefined;
+  readonly cgroupParent: string;
+}
+
+export function createSpecBuilder(options: SpecBuilderOptions): SpecBuilder {
+  const inputOf = async (request: SpecRequest): Promise<SpecInput> => {
+    const { record, rootfs, etc, pidOf } = request;
+    const { config, hostConfig } = record;
+    const [user, devices, blockDevices] = await Promise.all([
+      userOf(rootfs, { user: config.User, groupAdd: hostConfig.GroupAdd }),
+      devicesOf(hostConfig),
+      blockDevicesOf(limitedDevices(hostConfig)),
+      refuseLinks(rootfs),
+    ]);
+    const joined = /^container:(.+)$/.exec(hostConfig.PidMode)?.[1];
+    return {
+      id: record.id,
+      config,
+      hostConfig,
+      mounts: record.mounts,
+      user,
+      host: options.host,
+      paths: { rootfs, ...etc, init: options.init },
+      cgroupParent: options.cgroupParent,
+      network: networkOf(record),
+      joinedPid: joined === undefined ? undefined : `/proc/${pidOf(joined)}/ns/pid`,
+      devices,
+      blockDevices,
+    };
+  };
+
+  return {
+    container: async (request) => encodeSpec(specOf(await inputOf(request))),
+    async process({ request, ...container }) {
+      const { record, rootfs } = container;
+      const user = await userOf(rootfs, {
+        user: request.User || record.config.User,
+        groupAdd: record.hostConfig.GroupAdd,
+      });
+      return encodeSpec(execProcessOf(await inputOf(container), request, user));
+    },
+    resources: async (hostConfig) =>
+      limitsOf(hostConfig, options.host.cgroupMode, await blockDevicesOf(limitedDevices(hostConfig))),
+  };
+}
+
+async function userOf(
+  rootfs: string,
+  { user, groupAdd }: { readonly user: string; readonly groupAdd: readonly string[] },
+): Promise<ResolvedUser> {
+  const read = async (path: string) =>
+    (await readInside(rootfs, path, { maxBytes: USER_FILE_MAX_BYTES }))?.toString('utf8');
+  const [passwd, group] = await Promise.all([read('/etc/passwd'), read('/etc/group')]);
+  return resolveUser(user, groupAdd, { passwd, group });
+}
+
+/** What is mounted there would land where the link points (CVE-2026-41579, CVE-2026-47766, CVE-2019-19921). */
+async function refuseLinks(rootfs: string): Promise<void> {
+  for (const name of ['dev', 'proc', 'sys']) {
+    const info = await lstat(join(rootfs, name)).catch(() => undefined);
+    if (info !== undefined && !info.isDirectory())
+      throw new AppError('invalid', `cannot start container: /${name} of its image is not a directory`);
+  }
+}
+
+function networkOf({ hostConfig }: ContainerRecord): NamespaceSource {
+  return hostConfig.NetworkMode === 'host' ? { kind: 'host' } : { kind: 'private' };
+}
+
+function limitedDevices(hostConfig: HostConfig): readonly string[] {
+  const { BlkioWeightDevice, BlkioDeviceReadBps, BlkioDeviceWriteBps, BlkioDeviceReadIOps, BlkioDeviceWriteIOps } =
+    hostConfig;
+  return [
+    BlkioWeightDevice,
+    BlkioDeviceReadBps,
+    BlkioDeviceWriteBps,
+    BlkioDeviceReadIOps,
+    BlkioDeviceWriteIOps,
+  ].flatMap((list) => list.map(({ Path }) => Path));
+}
