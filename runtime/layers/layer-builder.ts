@@ -138,7 +138,8 @@ export function createLayerBuilder(fd: number, limits: LayerLimits): LayerBuilde
       case 'symlink':
         if (entry.linkPath === '' || entry.linkPath.length > SYMLINK_MAX_BYTES || entry.linkPath.includes('\0'))
           refuse(entry, `a symlink's target has ${entry.linkPath.length} bytes, or a zero one`);
-        return { kind: 'symlink', ...attributes, target: entry.linkPath };
+        // Linux knows no other mode for them.
+        return { kind: 'symlink', ...attributes, mode: 0o777, target: entry.linkPath };
       case 'character':
       case 'block':
         if (entry.major > DEVICE_MAJOR_MAX || entry.minor > DEVICE_MINOR_MAX)

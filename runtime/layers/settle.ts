@@ -227,17 +227,23 @@ export function settle(changes: readonly Change[], options: SettleOptions): Sett
     const found =
       change.target === ''
         ? root.node
-        : tentatively(parentPath, (parent) => ({
-            keep: false,
-            value: parent && (parent.node.children.get(name) ?? lowerLeaf(lowerChild(parent, name))),
-          }));
+        : tentatively(parentPath, (parent) => {
+            const own = parent?.node.children.get(name);
+            if (parent === undefined || own !== undefined) return { keep: false, value: own };
+            const copy = lowerLeaf(lowerChild(parent, name));
+            if (copy === undefined || copy.kind === 'directory') return { keep: false, value: copy };
+            // As overlayfs does when a lower file is linked to: the file itself comes up, and both names share it.
+            count(1);
+            parent.node.children.set(name, copy);
+            return { keep: true, value: copy };
+          });
     const refuse = (why: string) => invalid(change.path, `it is a hard link to ${quoted(change.target)}, ${why}`);
     if (found === undefined) return refuse('which does not exist');
     if (found.kind === 'directory') return refuse('which is a directory');
     return found;
   }
 
-  /** What a hard link to something of a lower layer becomes: two links to one file become two links to one copy. */
+  /** What a hard link to something of a lower layer names: names that are links of one file there share one copy. */
   function lowerLeaf(below: MergedNode | undefined): LayerNode | undefined {
     if (below === undefined || below.node.kind !== 'file') return below?.node;
     const copy = copies.get(below.node) ?? options.copyFile(below.node, below.layer);

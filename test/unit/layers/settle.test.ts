@@ -292,10 +292,14 @@ describe('settle: above other layers', () => {
       ],
       ['d/ 755 opaque', 'd/e/ 755', 'd/e/x'],
     ],
-    ['a hard link to a lower file', [['a'], ['b = a']], ['b']],
-    ['two hard links to a lower file', [['d/a'], ['b = d/a', 'c = d/a']], ['b', 'c = b']],
-    ['a hard link to a lower file through a lower symlink', [['d/a', 's -> d'], ['b = s/a']], ['b']],
-    ['a hard link to a lower symlink', [['s -> x'], ['h = s']], ['h -> x']],
+    ['a hard link to a lower file, which comes up with it', [['a'], ['b = a']], ['a', 'b = a']],
+    ['two hard links to a lower file', [['d/a'], ['b = d/a', 'c = d/a']], ['b', 'c = b', 'd/ 755', 'd/a = b']],
+    [
+      'a hard link to a lower file through a lower symlink',
+      [['d/a', 's -> d'], ['b = s/a']],
+      ['b', 'd/ 755', 'd/a = b'],
+    ],
+    ['a hard link to a lower symlink', [['s -> x'], ['h = s']], ['h -> x', 's = h']],
   ];
   it.each(cases)('%s', (_, layers, expected) => {
     expect(settledListing(...layers)).toEqual(expected);
