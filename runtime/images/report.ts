@@ -6,14 +6,14 @@ import type { Layer } from '../layers/layer-store.ts';
 import { hasLabels, matchesReference } from './filters.ts';
 import type { HistoryStep, ImageDetail, ImageFilter, ImageSummary, ImagesUsage, ImageUse } from './images.ts';
 import type { ImagePorts } from './ports.ts';
-import type { StoredBlob, StoredImage } from './store.ts';
+import type { StoredImage } from './store.ts';
 import { sumUsage, type UsageSums } from './usage.ts';
 
 /** The whole store at one moment, as far as sums need it. */
 export interface UsageState {
   /** Newest first. */
   readonly images: readonly StoredImage[];
-  readonly blobs: readonly StoredBlob[];
+  readonly blobBytes: ReadonlyMap<Digest, number>;
   readonly layers: readonly Layer[];
   readonly inUse: ReadonlyMap<Digest, readonly ImageUse[]>;
   readonly layersInUse: ReadonlySet<Digest>;
@@ -22,9 +22,9 @@ export interface UsageState {
 }
 
 export async function readUsage(ports: ImagePorts): Promise<UsageState> {
-  const [images, blobs, layers, inUse, layersInUse] = await Promise.all([
+  const [images, blobBytes, layers, inUse, layersInUse] = await Promise.all([
     ports.store.all(),
-    ports.store.blobs(),
+    ports.store.blobBytes(),
     ports.layers.list(),
     ports.users.imagesInUse(),
     ports.users.layersInUse(),
@@ -35,7 +35,7 @@ export async function readUsage(ports: ImagePorts): Promise<UsageState> {
     ingests++;
     ingestBytes += ingest.offset;
   }
-  return { images, blobs, layers, inUse, layersInUse, ingests, ingestBytes };
+  return { images, blobBytes, layers, inUse, layersInUse, ingests, ingestBytes };
 }
 
 /** `usedImages` undefined = those that containers use, and leased ones. */
@@ -46,7 +46,7 @@ export function sumsOf(ports: ImagePorts, state: UsageState, usedImages?: Readon
       state.images.map(({ id, layers, blobs }) => [id, { layers: layers.map((layer) => layer.layerId), blobs }]),
     ),
     layerBytes: new Map(state.layers.map((layer) => [layer.id, layer.diskBytes])),
-    blobBytes: new Map(state.blobs.map((blob) => [blob.digest, blob.diskBytes])),
+    blobBytes: state.blobBytes,
     usedImages: usedImages ?? new Set(state.images.map((image) => image.id).filter(isUsed)),
     isHeld: (digest) => state.layersInUse.has(digest) || ports.leases.isProtected(digest),
   });

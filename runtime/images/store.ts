@@ -5,7 +5,7 @@
  * never points at nothing. Bytes are the callers' business: they are durable before put() is called, and are erased
  * after a removal has answered what nobody names any more.
  */
-import type { Transaction } from 'kysely';
+import { sql, type Transaction } from 'kysely';
 import type { Database } from '../../shared/database.ts';
 import { type Digest, isDigest } from '../../shared/digest.ts';
 import { AppError, isKind } from '../../shared/errors.ts';
@@ -259,6 +259,12 @@ export class ImageStore {
     return this.#database.kysely.selectFrom('blob').selectAll().execute();
   }
 
+  /** What each blob occupies. */
+  async blobBytes(): Promise<ReadonlyMap<Digest, number>> {
+    const rows = await this.#database.kysely.selectFrom('blob').select(['digest', 'diskBytes']).execute();
+    return new Map(rows.map((row) => [row.digest, row.diskBytes]));
+  }
+
   async blob(digest: Digest): Promise<StoredBlob | undefined> {
     return this.#database.kysely.selectFrom('blob').selectAll().where('digest', '=', digest).executeTakeFirst();
   }
@@ -306,12 +312,14 @@ async function readImages(snapshot: Reader, only?: ImageId): Promise<StoredImage
     .orderBy('image.createdMs', 'desc')
     .orderBy('image.id')
     .execute();
+  // One row per image, not per layer: rows cost more than the bytes in them.
   const layers = await snapshot
     .selectFrom('imageLayer')
-    .select(['imageId', 'diffId', 'layerId'])
+    .select('imageId')
+    .select(sql<string>`group_concat(diffId, ' ' order by position)`.as('diffIds'))
+    .select(sql<string>`group_concat(layerId, ' ' order by position)`.as('layerIds'))
     .$if(only !== undefined, (query) => query.where('imageId', '=', only ?? ('' as Digest)))
-    .orderBy('imageId')
-    .orderBy('position')
+    .groupBy('imageId')
     .execute();
   const names = await snapshot
     .selectFrom('imageName')
@@ -322,23 +330,38 @@ async function readImages(snapshot: Reader, only?: ImageId): Promise<StoredImage
   const blobs = await snapshot
     .selectFrom('manifestBlob')
     .innerJoin('imageManifest', 'imageManifest.digest', 'manifestBlob.manifestDigest')
-    .select(['imageManifest.imageId', 'manifestBlob.blobDigest'])
+    .select('imageManifest.imageId')
+    .select(sql<string>`group_concat(blobDigest, ' ')`.as('digests'))
     .$if(only !== undefined, (query) => query.where('imageManifest.imageId', '=', only ?? ('' as Digest)))
+    .groupBy('imageManifest.imageId')
     .execute();
-  const layersOf = Map.groupBy(layers, (row) => row.imageId);
+  const layersOf = new Map(layers.map((row) => [row.imageId, toLayers(row)]));
   const namesOf = Map.groupBy(names, (row) => row.imageId);
-  const blobsOf = Map.groupBy(blobs, (row) => row.imageId);
+  const blobsOf = new Map(blobs.map((row) => [row.imageId, split(row.digests)]));
   return images.map((row) => ({
     id: row.id,
     parentId: row.parentId ?? undefined,
     createdAt: new Date(row.createdMs),
     taggedAt: row.taggedMs === null ? undefined : new Date(row.taggedMs),
     labels: JSON.parse(row.labels),
-    layers: (layersOf.get(row.id) ?? []).map(({ diffId, layerId }) => ({ diffId, layerId })),
+    layers: layersOf.get(row.id) ?? [],
     names: (namesOf.get(row.id) ?? []).map(toName),
-    blobs: (blobsOf.get(row.id) ?? []).map((blob) => blob.blobDigest),
+    blobs: blobsOf.get(row.id) ?? [],
     manifest: { digest: row.manifestDigest, mediaType: row.mediaType, size: row.sizeBytes },
   }));
+}
+
+function toLayers(row: { readonly diffIds: string; readonly layerIds: string }): StoredLayer[] {
+  const layerIds = split(row.layerIds);
+  return split(row.diffIds).flatMap((diffId, index) => {
+    const layerId = layerIds[index];
+    return layerId === undefined ? [] : [{ diffId, layerId }];
+  });
+}
+
+/** Digests that were joined by spaces, out of our own columns. */
+function split(digests: string): Digest[] {
+  return digests.split(' ') as Digest[];
 }
 
 function toName(row: ImageTables['imageName']): StoredName {

@@ -39,25 +39,33 @@ interface Tally {
   readonly isLayer: boolean;
   images: number;
   used: number;
+  /** Number of the image that named it last: an image may name a thing twice. */
+  namedBy: number;
 }
 
 export function sumUsage(input: UsageInput): UsageSums {
   // A layer that is not settled has the digest of its tar, and an uncompressed blob has it too: two things, two tallies.
   const layers = tallies(input.layerBytes, true);
   const blobs = tallies(input.blobBytes, false);
-  const contents = new Map<Digest, readonly Tally[]>();
+  const contents: { readonly id: Digest; readonly named: readonly Tally[] }[] = [];
   for (const [id, content] of input.images) {
-    const named = [...pick(layers, content.layers), ...pick(blobs, content.blobs)];
-    for (const tally of named) {
+    const named: Tally[] = [];
+    const used = input.usedImages.has(id) ? 1 : 0;
+    const name = (tally: Tally | undefined) => {
+      if (tally === undefined || tally.namedBy === contents.length) return;
+      tally.namedBy = contents.length;
       tally.images++;
-      if (input.usedImages.has(id)) tally.used++;
-    }
-    contents.set(id, named);
+      tally.used += used;
+      named.push(tally);
+    };
+    for (const layer of content.layers) name(layers.get(layer));
+    for (const blob of content.blobs) name(blobs.get(blob));
+    contents.push({ id, named });
   }
 
   const perImage = new Map<Digest, { sizeBytes: number; sharedBytes: number }>();
   let logicalBytes = 0;
-  for (const [id, named] of contents) {
+  for (const { id, named } of contents) {
     let sizeBytes = 0;
     let sharedBytes = 0;
     for (const tally of named) {
@@ -71,28 +79,21 @@ export function sumUsage(input: UsageInput): UsageSums {
   let actualBytes = 0;
   let reclaimableBytes = 0;
   const orphans = { layers: 0, blobs: 0, bytes: 0 };
-  for (const [digest, tally] of [...layers, ...blobs]) {
+  const count = (tally: Tally, digest: Digest) => {
     actualBytes += tally.bytes;
     if (tally.used === 0 && !input.isHeld(digest)) reclaimableBytes += tally.bytes;
-    if (tally.images > 0) continue;
+    if (tally.images > 0) return;
     orphans.bytes += tally.bytes;
     if (tally.isLayer) orphans.layers++;
     else orphans.blobs++;
-  }
+  };
+  layers.forEach(count);
+  blobs.forEach(count);
   return { perImage, logicalBytes, actualBytes, reclaimableBytes, orphans };
 }
 
 function tallies(sizes: ReadonlyMap<Digest, number>, isLayer: boolean): Map<Digest, Tally> {
   const found = new Map<Digest, Tally>();
-  for (const [digest, bytes] of sizes) found.set(digest, { bytes, isLayer, images: 0, used: 0 });
-  return found;
-}
-
-function pick(all: ReadonlyMap<Digest, Tally>, digests: Iterable<Digest>): Tally[] {
-  const found: Tally[] = [];
-  for (const digest of new Set(digests)) {
-    const tally = all.get(digest);
-    if (tally !== undefined) found.push(tally);
-  }
+  for (const [digest, bytes] of sizes) found.set(digest, { bytes, isLayer, images: 0, used: 0, namedBy: -1 });
   return found;
 }
