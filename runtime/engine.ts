@@ -3,13 +3,39 @@
  * the stores and services, adopts what runs, and is all that the Engine API sees of the floors below.
  */
 
+import { randomBytes, randomInt } from 'node:crypto';
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { createFsBlobStore } from '../shared/blob-store-fs.ts';
 import type { Credentials } from '../shared/credentials.ts';
+import { type Database, openDatabase } from '../shared/database.ts';
+import { hasCode } from '../shared/errors.ts';
+import type { Log } from '../shared/log.ts';
+import type { ProxySettings } from '../shared/proxies.ts';
+import { createRegistryClient, type RegistryClient } from '../shared/registry-client.ts';
+import type { EngineConfig } from './config.ts';
+import { CONTAINER_MIGRATIONS, type ContainerTables } from './containers/container-store.ts';
 import type { Containers } from './containers/containers.ts';
-import type { EngineDescription } from './description.ts';
-import type { EventLog } from './events.ts';
-import type { Images } from './images/images.ts';
+import { createContainers, type LocalContainers } from './containers/containers-local.ts';
+import { createSpecBuilder } from './containers/spec-builder.ts';
+import { createConmonSupervisor } from './containers/supervisor-conmon.ts';
+import { chooseRuntime, describeEngine, type EngineDescription, type HostNames, readOsRelease } from './description.ts';
+import { createEventLog, type EventLog } from './events.ts';
+import type { Images, ImageUsers } from './images/images.ts';
+import { openImages } from './images/open.ts';
+import { IMAGE_MIGRATIONS, type ImageTables } from './images/tables.ts';
+import { createCgroups } from './kernel/cgroups.ts';
+import type { HostFacts } from './kernel/host.ts';
+import { createMounts } from './kernel/mount.ts';
+import { createOciRuntime } from './kernel/oci-runtime.ts';
+import { changesOf } from './layers/changes.ts';
+import type { LayerStore } from './layers/layer-store.ts';
+import { createLayerStore, LAYER_MIGRATIONS, type LayerTables } from './layers/layer-store-erofs.ts';
+import { createOverlaySnapshotter } from './layers/overlay.ts';
+import type { Snapshotter } from './layers/snapshotter.ts';
+import { mergeTrees } from './layers/tree.ts';
+import type { StateDirectory } from './state-directory.ts';
 
-export type { Credentials } from '../shared/credentials.ts';
 export type {
   ContainerRecord,
   ContainerState,
@@ -55,8 +81,8 @@ export interface Engine extends AsyncDisposable {
   readonly now: () => Date;
   /** What this engine and its host are. */
   readonly description: EngineDescription;
-  /** What the database occupies on disk. */
-  metadataBytes(): Promise<number>;
+  /** What lies beside images and writable layers, in bytes on disk. */
+  otherUsage(): Promise<{ readonly logBytes: number; readonly metadataBytes: number }>;
   /**
    * Asks a registry whether it takes these credentials. Answers a token to keep instead of the password, if there is one.
    * @throws AppError 'unauthenticated', 'unavailable'
@@ -64,4 +90,195 @@ export interface Engine extends AsyncDisposable {
   login(host: string, credentials: Credentials): Promise<string | undefined>;
   /** Stops watching and closes the stores. Containers go on running; the next engine finds them. */
   close(): Promise<void>;
+}
+
+export interface EngineOptions {
+  readonly config: EngineConfig;
+  /** Locked; stays the caller's. */
+  readonly directory: StateDirectory;
+  readonly facts: HostFacts;
+  readonly names: HostNames;
+  readonly proxies: ProxySettings;
+  readonly log: Log;
+  readonly version: string;
+  readonly now: () => Date;
+  readonly randomId: () => string;
+}
+
+type Tables = LayerTables & ImageTables & ContainerTables;
+
+/**
+ * Opens everything in its order: database, stores, what a crash left, what still runs. When it resolves, every container
+ * that an earlier engine started is watched again.
+ */
+export async function createEngine(options: EngineOptions): Promise<Engine> {
+  const { config, directory, facts, log, now, randomId, version } = options;
+  const { root, runDir, tag } = directory;
+  await using undo = new AsyncDisposableStack();
+
+  const database = undo.use(
+    openDatabase<Tables>({
+      path: join(root, 'berth.db'),
+      migrations: [...LAYER_MIGRATIONS, ...IMAGE_MIGRATIONS, ...CONTAINER_MIGRATIONS],
+    }),
+  );
+  const events = createEventLog({ now });
+  undo.defer(() => events.close());
+
+  const mounts = createMounts({ architecture: facts.architecture });
+  const layers = undo.use(createLayerStore({ root, database, log, now, randomId, workers: facts.cpuCount }));
+  const snapshotter = createOverlaySnapshotter({ root, layers, mounts });
+
+  const connect = (host: string, credentials: Credentials | undefined): RegistryClient =>
+    createRegistryClient({
+      host,
+      credentials: async () => credentials,
+      plainHttp: config.insecureRegistries.includes(host) ? 'always' : 'loopback',
+      proxies: options.proxies,
+      userAgent: `berthd/${version}`,
+    });
+  const images = openImages({
+    database,
+    blobs: createFsBlobStore({ root: join(root, 'content'), now }),
+    layers: unmountingLayers(layers, snapshotter),
+    users: lateUsers(() => containers.users),
+    events,
+    log: log.child({ component: 'images' }),
+    architecture: facts.architecture,
+    connect,
+    now,
+    randomId,
+  });
+
+  const runtimeName = chooseRuntime(config, facts);
+  const runtime = createOciRuntime({
+    name: runtimeName,
+    program: facts.programs[runtimeName]?.path ?? runtimeName,
+    root: join(runDir, 'runtime'),
+  });
+  const cgroups = createCgroups(facts.cgroups);
+  const cgroupParent = `/berth_${tag}`;
+  const supervisor = createConmonSupervisor({
+    runtime,
+    cgroups,
+    cgroupParent,
+    runDirectory: join(runDir, 'containers'),
+    now,
+    log: log.child({ component: 'supervisor' }),
+    conmon: facts.programs.conmon?.path ?? 'conmon',
+    socat: facts.programs.socat?.path ?? 'socat',
+  });
+  const containers: LocalContainers = createContainers({
+    images,
+    snapshots: snapshotter,
+    supervisor,
+    runtime,
+    cgroups,
+    spec: createSpecBuilder({
+      host: {
+        kernel: facts.kernel,
+        architecture: facts.architecture,
+        cgroupMode: facts.cgroups.mode,
+        capabilityMask: facts.capabilityMask,
+        hasSeccomp: facts.hasSeccomp,
+        thermalThrottlePaths: facts.thermalThrottlePaths,
+        runtimeNamespaces: [...(await runtime.namespaces())],
+      },
+      init: facts.programs.catatonit?.path,
+      cgroupParent,
+    }),
+    layerBytes: async (chain) => {
+      const found = await Promise.all(chain.map((id) => layers.get(id)));
+      return found.reduce((sum, layer) => sum + (layer?.diskBytes ?? 0), 0);
+    },
+    changes: async (id) => {
+      const { record } = await containers.inspect(id);
+      const trees = await Promise.all(record.chain.map((layer) => layers.tree(layer)));
+      return await changesOf(snapshotter.upperOf(id), mergeTrees(trees));
+    },
+    database,
+    events,
+    log: log.child({ component: 'containers' }),
+    now,
+    randomId: () => randomBytes(32).toString('hex'),
+    random: randomInt,
+    host: {
+      cpus: facts.cpuCount,
+      cgroupVersion: facts.cgroups.mode === 'v2' ? 2 : 1,
+      runtimeName,
+      hostname: options.names.hostname,
+      memoryBytes: facts.memoryBytes,
+    },
+    directory: join(root, 'containers'),
+    runDirectory: runDir,
+    cgroupParent,
+  });
+  undo.defer(() => containers.close());
+
+  // First what runs, so that nothing that it uses looks like garbage.
+  await containers.adoptAll();
+  await images.sweep();
+
+  const description = describeEngine({
+    tag,
+    version,
+    config,
+    facts,
+    names: options.names,
+    layerBackend: 'erofs',
+    runtime: runtimeName,
+    osRelease: await readOsRelease(),
+  });
+  const owned = undo.move();
+  const close = () => owned.disposeAsync();
+  return {
+    images,
+    containers,
+    events,
+    now,
+    description,
+    async otherUsage() {
+      return { logBytes: await containers.logBytes(), metadataBytes: await databaseBytes(database) };
+    },
+    async login(host, credentials) {
+      using client = connect(host, credentials);
+      return (await client.login()).identityToken;
+    },
+    close,
+    [Symbol.asyncDispose]: close,
+  };
+}
+
+/** Layers stay mounted after their last container; whoever removes one wants it unmounted first. */
+function unmountingLayers(layers: LayerStore, snapshotter: Snapshotter): LayerStore {
+  return {
+    ...layers,
+    async remove(id) {
+      await snapshotter.release([id]);
+      return await layers.remove(id);
+    },
+  };
+}
+
+/** Containers are opened after the images that they are made of, and asked only when somebody calls. */
+function lateUsers(users: () => ImageUsers): ImageUsers {
+  return {
+    usedBy: (image) => users().usedBy(image),
+    imagesInUse: () => users().imagesInUse(),
+    layersInUse: () => users().layersInUse(),
+  };
+}
+
+const BLOCK_BYTES = 512;
+
+async function databaseBytes({ path }: Database<Tables>): Promise<number> {
+  let bytes = 0;
+  for (const suffix of ['', '-wal', '-shm']) {
+    try {
+      bytes += (await stat(`${path}${suffix}`)).blocks * BLOCK_BYTES;
+    } catch (error) {
+      if (!hasCode(error, 'ENOENT')) throw error;
+    }
+  }
+  return bytes;
 }

@@ -11,16 +11,17 @@ import { type ApiRouter, sendJson } from './context.ts';
 
 export function addBerthRoutes(router: ApiRouter, engine: Engine): void {
   router.get('/berth/v1/usage', async (ctx) => {
-    const [images, containers, metadataBytes] = await Promise.all([
+    const [images, containers, other] = await Promise.all([
       engine.images.usage(),
       engine.containers.list({ all: true, size: true }),
-      engine.metadataBytes(),
+      engine.otherUsage(),
     ]);
     const parts = [
       { Name: 'images', Bytes: images.actualBytes - images.orphans.bytes },
       { Name: 'orphans', Bytes: images.orphans.bytes },
       { Name: 'containers', Bytes: containers.reduce((sum, { size }) => sum + (size?.writableBytes ?? 0), 0) },
-      { Name: 'metadata', Bytes: metadataBytes },
+      { Name: 'logs', Bytes: other.logBytes },
+      { Name: 'metadata', Bytes: other.metadataBytes },
     ];
     sendJson(ctx, {
       LogicalBytes: images.logicalBytes,

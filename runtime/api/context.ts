@@ -5,10 +5,11 @@
 import Router, { type RouterContext } from '@koa/router';
 import type Koa from 'koa';
 import { z } from 'zod';
+import type { Credentials } from '../../shared/credentials.ts';
 import { AppError, messageOf } from '../../shared/errors.ts';
 import { collect } from '../../shared/streams.ts';
 import { parseDurationMs } from '../../shared/units.ts';
-import type { Credentials } from '../engine.ts';
+
 import { encodeJson } from './errors.ts';
 
 /** Minor number of the API version that the client speaks; the major is 1 for ever. */

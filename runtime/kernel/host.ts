@@ -29,6 +29,7 @@ export const HOST_PROGRAMS = [
   'umount',
   'perl',
   'tar',
+  'catatonit',
 ] as const;
 export type HostProgramName = (typeof HOST_PROGRAMS)[number];
 
