@@ -11,12 +11,19 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import type { Place } from '../fixtures/programs.ts';
+import { cliRows, containerRows } from './containers.ts';
+import { imageRows } from './images.ts';
 import { isWithin, type Row, table } from './measure.ts';
 import { registryRows } from './registry.ts';
 
 type Section = (place: Place, runs: number) => Promise<readonly Row[]>;
 
-const SECTIONS: Readonly<Record<string, Section>> = { registry: registryRows };
+const SECTIONS: Readonly<Record<string, Section>> = {
+  registry: registryRows,
+  images: imageRows,
+  containers: containerRows,
+  cli: cliRows,
+};
 const INSIDE = 'BERTH_BENCH_INSIDE';
 
 /** Answers the exit status of the same command inside a fresh network namespace. */
