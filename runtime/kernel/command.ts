@@ -1,15 +1,16 @@
 /**
- * Runs one host program to its end and tells what it said. Every other file of this folder goes through here.
+ * Runs one host program to its end and tells what it said, or passes it on while it is said. Every other file of this folder goes through here.
  * Programs get a fixed environment (search path and C locale, since we read their messages) and never a shell; their
  * output is bounded. Long-running children (conmon, aardvark-dns) are not started here.
  */
-import { execFile } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { AppError, hasCode } from '../../shared/errors.ts';
 
 /** Where distributions put the programs that we need. */
 export const PROGRAM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 const OUTPUT_MAX_BYTES = 16 * 1024 * 1024;
 const TIMEOUT_MS = 60_000;
+const STDERR_KEPT_CHARACTERS = 4096;
 
 export interface CommandOptions {
   readonly cwd?: string | undefined;
@@ -83,4 +84,46 @@ function failureOf(
   if (hasCode(cause, 'ABORT_ERR')) return new AppError('timeout', `cannot run ${name}: it was cancelled`, { cause });
   if (timedOut) return new AppError('timeout', `cannot run ${name}: it did not end in time and was killed`, { cause });
   return new AppError('unavailable', `cannot run ${name}: ${cause.message}`, { cause });
+}
+
+export interface StreamOptions {
+  /** Exit codes that are no failure; default 0 alone. */
+  readonly accepted?: readonly number[];
+  readonly cwd?: string | undefined;
+}
+
+/**
+ * What a program writes, while it writes it. Whoever stops reading early ends the program.
+ * @throws AppError 'unsupported' if it is not installed, 'unavailable' with its words when it fails
+ */
+export async function* streamCommand(
+  program: string,
+  args: readonly string[],
+  { accepted = [0], cwd }: StreamOptions = {},
+): AsyncGenerator<Buffer, void, undefined> {
+  const child = spawn(program, args, {
+    cwd,
+    env: { PATH: PROGRAM_PATH, LC_ALL: 'C' },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  let words = '';
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    words = (words + text).slice(-STDERR_KEPT_CHARACTERS);
+  });
+  const ended = new Promise<number>((resolve, reject) => {
+    child.on('error', (cause) => reject(failureOf(program, cause, { timedOut: false, cwd })));
+    child.on('close', (code) => resolve(code ?? 128));
+  });
+  ended.catch(() => {});
+  try {
+    for await (const chunk of child.stdout) yield chunk;
+    const exitCode = await ended;
+    if (!accepted.includes(exitCode))
+      throw new AppError(
+        'unavailable',
+        `cannot run ${JSON.stringify(program)}: ${words.trim() || `exit code ${exitCode}`}`,
+      );
+  } finally {
+    child.kill('SIGKILL');
+  }
 }

@@ -137,3 +137,14 @@ async function removeEmpty(path: string): Promise<void> {
     if (!hasCode(error, 'ENOENT', 'ENOTDIR', 'ENOTEMPTY', 'EBUSY')) throw error;
   }
 }
+
+/** For LayerStore.remove: whether something is mounted under that layer's short name in `directory`, layers/l. */
+export async function isLayerMounted(directory: string, number: number): Promise<boolean> {
+  try {
+    const [layer, outside] = await Promise.all([stat(join(directory, shortName(number))), stat(directory)]);
+    return layer.dev !== outside.dev;
+  } catch (error) {
+    if (hasCode(error, 'ENOENT')) return false;
+    throw error;
+  }
+}

@@ -16,7 +16,7 @@ import type { MountedSnapshot, SnapshotMountOptions, Snapshotter } from './snaps
 export interface OverlaySnapshotterPorts {
   /** The state directory, without symbolic links in its path. */
   readonly root: string;
-  readonly layers: Pick<LayerStore, 'get' | 'list' | 'tree' | 'pathOf'>;
+  readonly layers: Pick<LayerStore, 'get' | 'list' | 'pathOf'>;
   readonly mounts: Mounts;
 }
 
@@ -24,14 +24,8 @@ export function createOverlaySnapshotter(ports: OverlaySnapshotterPorts): Snapsh
   return new OverlaySnapshotter(ports);
 }
 
-interface RootAttributes {
-  readonly mode: number;
-  readonly uid: number;
-  readonly gid: number;
-}
-
 const KEY = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/;
-const ROOT_ATTRIBUTES: RootAttributes = { mode: 0o755, uid: 0, gid: 0 };
+const ROOT_ATTRIBUTES = { mode: 0o755, uid: 0, gid: 0 };
 /** Left by the kernel below `work` when a volatile overlay was mounted; it refuses to mount over it again. */
 const VOLATILE_MARK = 'work/work/incompat/volatile';
 
@@ -41,7 +35,6 @@ class OverlaySnapshotter implements Snapshotter {
   readonly #containers: string;
   readonly #cwd: string;
   readonly #byName = new Map<string, Layer>();
-  readonly #rootAttributes = new Map<LayerId, RootAttributes | undefined>();
   readonly #turns = new Map<string, Promise<unknown>>();
   #adopted: Promise<void> | undefined;
 
@@ -67,8 +60,8 @@ class OverlaySnapshotter implements Snapshotter {
       await mkdir(directory, { recursive: true, mode: 0o700 });
       for (const name of ['upper', 'work', 'rootfs'])
         await mkdir(join(directory, name), { recursive: true, mode: 0o700 });
-      // The upper root covers the layers' one, so it must look like it.
-      const { mode, uid, gid } = await this.#rootAttributesOf(chain);
+      // The upper root covers the layers' roots, so it must look like the topmost that an image gave attributes.
+      const { mode, uid, gid } = layers.findLast(({ root }) => root !== undefined)?.root ?? ROOT_ATTRIBUTES;
       await chown(join(directory, 'upper'), uid, gid);
       await chmod(join(directory, 'upper'), mode);
       // Last: with it the snapshot exists. Like the directories it is durable with the container's database row.
@@ -204,19 +197,6 @@ class OverlaySnapshotter implements Snapshotter {
         throw new AppError('not-found', `cannot find layer number ${JSON.stringify(name)}: it is gone`);
       return layer;
     });
-  }
-
-  /** Those of the topmost layer that has a root of its own. */
-  async #rootAttributesOf(chain: Chain): Promise<RootAttributes> {
-    for (const id of chain.toReversed()) {
-      if (!this.#rootAttributes.has(id)) {
-        const { root, rootIsImplied } = await this.#ports.layers.tree(id);
-        this.#rootAttributes.set(id, rootIsImplied ? undefined : { mode: root.mode, uid: root.uid, gid: root.gid });
-      }
-      const attributes = this.#rootAttributes.get(id);
-      if (attributes !== undefined) return attributes;
-    }
-    return ROOT_ATTRIBUTES;
   }
 
   /** Work on one key takes turns. */

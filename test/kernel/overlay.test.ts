@@ -4,14 +4,14 @@ import { chmod, lstat, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } 
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { createMounts, type Mounts } from '../../runtime/kernel/mount.ts';
+import { isLayerMounted } from '../../runtime/layers/layer-mounts.ts';
 import type { Chain, Layer, LayerStore } from '../../runtime/layers/layer-store.ts';
 import { createOverlaySnapshotter } from '../../runtime/layers/overlay.ts';
 import type { Snapshotter } from '../../runtime/layers/snapshotter.ts';
-import type { DirectoryNode } from '../../runtime/layers/tree.ts';
 import { digestFromHex } from '../../shared/digest.ts';
 import { testHost } from './leaks.ts';
 
-type Layers = Pick<LayerStore, 'get' | 'list' | 'tree' | 'pathOf'>;
+type Layers = Pick<LayerStore, 'get' | 'list' | 'pathOf'>;
 interface Place {
   readonly root: string;
   readonly mounts: Mounts;
@@ -27,28 +27,12 @@ interface Place {
 async function place(root: string): Promise<Place> {
   const mounts = createMounts({ architecture: process.arch });
   const known: Layer[] = [];
-  const rootModes = new Map<string, number>();
   await mkdir(join(root, 'layers'), { mode: 0o700 });
   const pathOf = (layer: Layer) =>
     join(root, 'layers', `${layer.id.slice(7)}${layer.backend === 'erofs' ? '.erofs' : ''}`);
   const layers: Layers = {
     get: async (id) => known.find((layer) => layer.id === id),
     list: async () => known,
-    async tree(id) {
-      const mode = rootModes.get(id);
-      const node: DirectoryNode = {
-        kind: 'directory',
-        mode: mode ?? 0o755,
-        uid: 0,
-        gid: mode === undefined ? 0 : 7,
-        mtimeSeconds: 0,
-        mtimeNanoseconds: 0,
-        xattrs: undefined,
-        opaque: false,
-        children: new Map(),
-      };
-      return { root: node, rootIsImplied: mode === undefined, entryCount: 0 };
-    },
     pathOf,
   };
   return {
@@ -65,9 +49,9 @@ async function place(root: string): Promise<Place> {
         diskBytes: 0,
         apparentBytes: 0,
         entryCount: 0,
+        root: options.rootMode === undefined ? undefined : { mode: options.rootMode, uid: 0, gid: 7 },
         createdAt: new Date(0),
       };
-      if (options.rootMode !== undefined) rootModes.set(id, options.rootMode);
       const source = options.directory === true ? pathOf(layer) : await mkdtemp(join(root, 'source-'));
       await mkdir(source, { recursive: true });
       for (const [name, text] of Object.entries(files)) await writeFile(join(source, name), text);
@@ -103,6 +87,8 @@ describe('Snapshotter over overlayfs', () => {
       expect(await mountedBelow(here, 'layers/l')).toHaveLength(2);
       expect(await snapshots.diskBytes('one')).toBe(8192);
       await expect(snapshots.release(chain)).rejects.toMatchObject({ kind: 'conflict' });
+      expect(await isLayerMounted(join(here.root, 'layers/l'), 1)).toBe(true);
+      expect(await isLayerMounted(join(here.root, 'layers/l'), 3)).toBe(false);
     }
     expect(await mountedBelow(here, 'containers')).toEqual([]);
     await using again = await snapshots.mount('one');

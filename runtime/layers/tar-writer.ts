@@ -1,0 +1,94 @@
+/**
+ * Tar entries as bytes: ustar, with PAX records only where ustar is too small. The same entry always gives the same
+ * bytes; names keep theirs (latin1 strings, as tar.ts reads them). Pure.
+ */
+import type { TarEntry } from './tar.ts';
+
+const BLOCK = 512;
+const NAME_MAX_BYTES = 100;
+const OCTAL_7_MAX = 0o7777777;
+const OCTAL_11_MAX = 0o77777777777;
+
+const FLAGS = {
+  file: '0',
+  link: '1',
+  symlink: '2',
+  character: '3',
+  block: '4',
+  directory: '5',
+  fifo: '6',
+} as const satisfies Record<TarEntry['type'], string>;
+
+/** Two blocks of zeros. */
+export const TAR_END: Buffer = Buffer.alloc(2 * BLOCK);
+
+/** Everything before an entry's data. Whole seconds: fractions would make every layer differ for nothing. */
+export function tarHeader(entry: TarEntry): Buffer {
+  const records: Buffer[] = [];
+  const add = (key: string, value: Buffer | string) => records.push(paxRecord(key, value));
+  const path = entry.type === 'directory' ? `${entry.path}/` : entry.path;
+  if (path.length > NAME_MAX_BYTES) add('path', Buffer.from(path, 'latin1'));
+  if (entry.linkPath.length > NAME_MAX_BYTES) add('linkpath', Buffer.from(entry.linkPath, 'latin1'));
+  if (entry.sizeBytes > OCTAL_11_MAX) add('size', String(entry.sizeBytes));
+  if (entry.uid > OCTAL_7_MAX) add('uid', String(entry.uid));
+  if (entry.gid > OCTAL_7_MAX) add('gid', String(entry.gid));
+  if (entry.mtimeSeconds < 0 || entry.mtimeSeconds > OCTAL_11_MAX) add('mtime', String(entry.mtimeSeconds));
+  for (const name of [...(entry.xattrs?.keys() ?? [])].sort())
+    add(`SCHILY.xattr.${name}`, entry.xattrs?.get(name) ?? Buffer.alloc(0));
+  const header = ustar({ ...entry, path }, FLAGS[entry.type]);
+  if (records.length === 0) return header;
+  const data = Buffer.concat(records);
+  const pax = ustar(
+    {
+      ...entry,
+      path: 'PaxHeaders.0/entry',
+      linkPath: '',
+      mode: 0o644,
+      uid: 0,
+      gid: 0,
+      mtimeSeconds: 0,
+      sizeBytes: data.length,
+      major: 0,
+      minor: 0,
+    },
+    'x',
+  );
+  return Buffer.concat([pax, data, tarPadding(data.length), header]);
+}
+
+/** What fills up the last block of data of that size. */
+export function tarPadding(sizeBytes: number): Buffer {
+  return Buffer.alloc((BLOCK - (sizeBytes % BLOCK)) % BLOCK);
+}
+
+function ustar(entry: Omit<TarEntry, 'type' | 'xattrs'>, flag: string): Buffer {
+  const block = Buffer.alloc(BLOCK);
+  const octal = (value: number, offset: number, digits: number) => {
+    const max = 8 ** digits - 1;
+    block.write(Math.min(Math.max(value, 0), max).toString(8).padStart(digits, '0'), offset, 'latin1');
+  };
+  block.write(entry.path.slice(0, NAME_MAX_BYTES), 0, 'latin1');
+  octal(entry.mode & 0o7777, 100, 7);
+  octal(entry.uid, 108, 7);
+  octal(entry.gid, 116, 7);
+  octal(entry.sizeBytes, 124, 11);
+  octal(entry.mtimeSeconds, 136, 11);
+  block.write('        ', 148, 'latin1');
+  block.write(flag, 156, 'latin1');
+  block.write(entry.linkPath.slice(0, NAME_MAX_BYTES), 157, 'latin1');
+  block.write('ustar\u000000', 257, 'latin1');
+  octal(entry.major, 329, 7);
+  octal(entry.minor, 337, 7);
+  let sum = 0;
+  for (const byte of block) sum += byte;
+  block.write(`${sum.toString(8).padStart(6, '0')}\u0000 `, 148, 'latin1');
+  return block;
+}
+
+/** `<length> <key>=<value>\n`, where the length counts itself. */
+function paxRecord(key: string, value: Buffer | string): Buffer {
+  const body = Buffer.concat([Buffer.from(` ${key}=`, 'latin1'), Buffer.from(value), Buffer.from('\n')]);
+  let length = body.length;
+  while (String(length).length + body.length !== length) length = String(length).length + body.length;
+  return Buffer.concat([Buffer.from(String(length)), body]);
+}
