@@ -32,8 +32,9 @@ export interface ImagesRig extends AsyncDisposable {
   reopen(): Promise<void>;
 }
 
-export async function openImagesRig(): Promise<ImagesRig> {
-  const root = await mkdtemp(join(tmpdir(), 'berth-images-'));
+/** In a new temp directory, which goes with it; or over one that is there, which stays. */
+export async function openImagesRig(given?: string): Promise<ImagesRig> {
+  const root = given ?? (await mkdtemp(join(tmpdir(), 'berth-images-')));
   const events: EventBody[] = [];
   const users = new Map<Digest, readonly ImageUse[]>();
   const heldLayers = new Set<Digest>();
@@ -97,11 +98,12 @@ export async function openImagesRig(): Promise<ImagesRig> {
     async reopen() {
       await opened.close();
       opened = open();
+      await opened.layers.sweep();
       await opened.images.sweep();
     },
     async [Symbol.asyncDispose]() {
       await opened.close();
-      await rm(root, { recursive: true, force: true });
+      if (given === undefined) await rm(root, { recursive: true, force: true });
     },
   };
 }
