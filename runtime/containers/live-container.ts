@@ -406,24 +406,32 @@ export class LiveContainer {
   }
 
   async #spawn(options: Cancelable): Promise<Supervised> {
-    const { snapshots, supervisor, spec, pidOf } = this.#ports;
+    const { snapshots, supervisor } = this.#ports;
     await using undo = new AsyncDisposableStack();
     undo.defer(() => snapshots.unmount(this.id));
-    const [{ rootfs }, log] = await Promise.all([
+    const log = await this.openLog();
+    const ready = this.#makeBundle();
+    const settled = ready.catch(() => {});
+    // Whatever fails first, nothing is still being made when the rest is taken back.
+    undo.defer(() => settled);
+    const supervised = await supervisor.launch({ ...this.#launchRequest(log), ready }, options);
+    undo.defer(() => supervised.delete());
+    this.#run.launched.resolve(supervised);
+    await supervised.start();
+    undo.move();
+    return supervised;
+  }
+
+  async #makeBundle(): Promise<void> {
+    const { snapshots, spec, pidOf } = this.#ports;
+    const [{ rootfs }] = await Promise.all([
       snapshots.mount(this.id, { throwAway: this.#record.hostConfig.AutoRemove }),
-      this.openLog(),
       this.#writeEtcFiles(),
       this.#makeBindSources(),
     ]);
     this.#rootfs = rootfs;
     const config = await spec.container({ record: this.#record, rootfs, etc: this.etcPaths, pidOf });
     await writeFile(join(this.#bundle, 'config.json'), config, { mode: 0o600 });
-    const supervised = await supervisor.launch(this.#launchRequest(log), options);
-    undo.defer(() => supervised.delete());
-    this.#run.launched.resolve(supervised);
-    await supervised.start();
-    undo.move();
-    return supervised;
   }
 
   #launchRequest(log: ContainerLog): LaunchRequest {

@@ -90,6 +90,7 @@ class ConmonSupervisor implements ContainerSupervisor {
         id,
         bundle,
         files,
+        ready: request.ready,
         args: [...commonArgs(request, { id, files, runtime }), ...(request.terminal ? ['-t'] : [])],
       });
       const pid = await conmon.nextNumber('create', options.signal);
@@ -255,6 +256,7 @@ class ConmonSupervisor implements ContainerSupervisor {
     try {
       const [cgroup] = await Promise.all([this.#monitorCgroup, conmonProcess.spawned]);
       await cgroups.add(cgroup, child.pid ?? 0).catch((error) => Promise.reject(conmonProcess.lastWords() ?? error));
+      await request.ready;
       conmonProcess.go();
       if (request.waitForAttach === true) await conmonProcess.attachable();
       return conmonProcess;
@@ -270,6 +272,8 @@ interface SpawnRequest {
   readonly bundle: string;
   readonly files: RunFiles;
   readonly args: readonly string[];
+  /** conmon waits in its cgroup until then. */
+  readonly ready?: Promise<unknown> | undefined;
   readonly waitForAttach?: boolean;
 }
 

@@ -18,8 +18,10 @@ export type StdinMode = 'none' | 'once' | 'open';
 
 export interface LaunchRequest {
   readonly id: string;
-  /** Directory with config.json; rootfs is mounted already. */
+  /** An existing directory; config.json is there, and the root mounted, when `ready` resolves. */
   readonly bundle: string;
+  /** conmon is started meanwhile. Its rejection is the launch's. */
+  readonly ready?: Promise<unknown> | undefined;
   /** conmon's k8s-file log: the container's output stream. */
   readonly logPath: string;
   readonly terminal: boolean;

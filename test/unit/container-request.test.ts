@@ -1,0 +1,160 @@
+import { describe, expect, it } from 'vitest';
+import { parseBind, planContainer } from '../../runtime/containers/create.ts';
+import { detailsPrefix, planLog } from '../../runtime/containers/log-options.ts';
+import { parseCreateRequest, parseExecRequest, parseUpdateRequest } from '../../runtime/containers/request.ts';
+import { parseSignal } from '../../runtime/containers/signals.ts';
+
+const host = { cpus: 2, cgroupVersion: 1, runtimeName: 'crun', hostname: 'host' } as const;
+const ID = 'abcdef0123456789'.repeat(4);
+const plan = (body: Record<string, unknown>, image = {}) =>
+  planContainer(parseCreateRequest({ Image: 'i', Cmd: ['true'], ...body }), image, { id: ID, host });
+
+describe('parseCreateRequest', () => {
+  it('takes what docker run sends without flags', () => {
+    const request = parseCreateRequest({
+      Hostname: '',
+      Cmd: null,
+      Entrypoint: null,
+      Image: 'i',
+      Volumes: {},
+      HostConfig: {
+        NetworkMode: 'default',
+        Binds: null,
+        PortBindings: {},
+        ConsoleSize: [24, 80],
+        LogConfig: { Type: '', Config: {} },
+      },
+      NetworkingConfig: {
+        EndpointsConfig: { default: { IPAMConfig: null, Aliases: null, DriverOpts: {}, MacAddress: '' } },
+      },
+      name: 'what dockerode sends along',
+    });
+    expect(request.config.Cmd).toBeNull();
+    expect(request.hostConfig).toMatchObject({
+      Binds: [],
+      RestartPolicy: { Name: 'no' },
+      LogConfig: { Type: 'json-file' },
+    });
+  });
+
+  it('takes a command of one word without a list', () => {
+    expect(parseCreateRequest({ Image: 'i', Cmd: 'ls', Entrypoint: '' }).config).toMatchObject({
+      Cmd: ['ls'],
+      Entrypoint: [''],
+    });
+  });
+
+  it.each([
+    [{ HostConfig: { PortBindings: { '80/tcp': [] } } }, '-p'],
+    [{ HostConfig: { PublishAllPorts: true } }, '-P'],
+    [{ HostConfig: { Binds: ['data:/data'] } }, 'named volume "data:/data"'],
+    [{ HostConfig: { Mounts: [{ Type: 'volume', Target: '/data' }] } }, 'volume mount at "/data"'],
+    [{ HostConfig: { NetworkMode: 'web' } }, '"web"'],
+    [{ HostConfig: { Links: ['a:b'] } }, '--link'],
+    [{ HostConfig: { VolumesFrom: ['a'] } }, '--volumes-from'],
+    [{ HostConfig: { DeviceRequests: [{ Count: -1 }] } }, '--gpus'],
+    [{ HostConfig: { StorageOpt: { size: '1g' } } }, '--storage-opt'],
+    [{ Volumes: { '/data': {} } }, '-v without a source'],
+    [{ NetworkingConfig: { EndpointsConfig: { default: { Aliases: ['db'] } } } }, 'settings of the network "default"'],
+  ])('refuses by name what is not there: %j', (body, words) => {
+    expect(() => parseCreateRequest({ Image: 'i', ...body })).toThrow(words);
+    try {
+      parseCreateRequest({ Image: 'i', ...body });
+    } catch (error) {
+      expect(error).toMatchObject({ kind: 'unsupported' });
+    }
+  });
+
+  it('names the field that has another form', () => {
+    expect(() => parseCreateRequest({ Image: 'i', HostConfig: { Memory: '64m' } })).toThrow('HostConfig.Memory');
+  });
+});
+
+it('keeps of an update only what was said', () => {
+  expect(parseUpdateRequest({ Memory: 1, CpusetCpus: null })).toEqual({ Memory: 1, CpusetCpus: '' });
+});
+
+it('wants a command for an exec', () => {
+  expect(() => parseExecRequest({ Cmd: [] })).toThrow('no exec command specified');
+});
+
+describe('planContainer', () => {
+  it('merges over the image and fills in what docker fills in', () => {
+    const { config, hostConfig, warnings } = plan(
+      { Env: ['A=1'], HostConfig: { Memory: 64e6, NetworkMode: 'default' } },
+      { Env: ['A=0', 'B=2'], Labels: { from: 'image' }, Volumes: { '/data': {} }, StopSignal: 'SIGQUIT' },
+    );
+    expect(config).toMatchObject({
+      Hostname: ID.slice(0, 12),
+      Env: ['A=1', 'B=2'],
+      Labels: { from: 'image' },
+      StopSignal: 'SIGQUIT',
+    });
+    expect(hostConfig).toMatchObject({
+      MemorySwap: 128e6,
+      ShmSize: 67_108_864,
+      IpcMode: 'private',
+      NetworkMode: 'none',
+      CgroupnsMode: 'host',
+      Runtime: 'crun',
+    });
+    expect(warnings).toEqual([expect.stringContaining('"/data"')]);
+  });
+
+  it.each([
+    [{ Cmd: [] }, 'no command specified'],
+    [{ WorkingDir: 'tmp' }, "the working directory 'tmp' is invalid, it needs to be an absolute path"],
+    [{ StopSignal: 'SIGNOPE' }, 'invalid signal: SIGNOPE'],
+    [{ HostConfig: { Memory: 1024 } }, 'Minimum memory limit allowed is 6MB'],
+    [{ HostConfig: { NanoCpus: 3e9 } }, 'range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available'],
+    [
+      { HostConfig: { AutoRemove: true, RestartPolicy: { Name: 'always' } } },
+      "can't create 'AutoRemove' container with restart policy",
+    ],
+    [
+      { HostConfig: { RestartPolicy: { Name: 'always', MaximumRetryCount: 3 } } },
+      "maximum retry count can only be used with 'on-failure'",
+    ],
+    [{ HostConfig: { Runtime: 'kata' } }, 'unknown or invalid runtime name: kata'],
+    [{ HostConfig: { Binds: ['/a:/b', '/c:/b/'] } }, 'Duplicate mount point: /b'],
+    [{ HostConfig: { Binds: ['/a:/'] } }, "invalid specification: destination can't be '/'"],
+    [{ HostConfig: { Binds: ['/a:b'] } }, "invalid mount path: 'b' mount path must be absolute"],
+    [{ HostConfig: { ExtraHosts: ['db'] } }, 'bad format for add-host: "db"'],
+    [{ HostConfig: { LogConfig: { Type: 'syslog' } } }, 'the log driver "syslog" is not supported'],
+    [{ HostConfig: { LogConfig: { Type: 'json-file', Config: { nope: '1' } } } }, "unknown log opt 'nope'"],
+  ])('refuses %j', (body, words) => {
+    expect(() => plan(body)).toThrow(words);
+  });
+});
+
+it.each([
+  ['/a:/b', { source: '/a', destination: '/b', writable: true, propagation: 'rprivate', mode: '' }],
+  ['/a/../c:/b//d/:ro,rshared', { source: '/c', destination: '/b/d', writable: false, propagation: 'rshared' }],
+])('reads the bind %s', (text, expected) => {
+  expect(parseBind(text)).toMatchObject(expected);
+});
+
+it.each([
+  ['SIGTERM', 15],
+  ['term', 15],
+  ['9', 9],
+  ['RTMIN+3', 37],
+  ['SIGRTMAX-1', 63],
+])('reads the signal %s', (text, number) => {
+  expect(parseSignal(text)).toBe(number);
+});
+
+it('bounds logs unless told otherwise', () => {
+  expect(planLog({ Type: 'json-file', Config: {} })).toMatchObject({ maxBytes: 20_000_000, maxFiles: 5 });
+  expect(planLog({ Type: 'local', Config: { 'max-size': '1m', 'max-file': '2' } })).toMatchObject({
+    maxBytes: 1_048_576,
+    maxFiles: 2,
+  });
+  expect(planLog({ Type: 'none', Config: {} }).isKept).toBe(false);
+});
+
+it('tells the details that were asked for, sorted and escaped', () => {
+  const config = { Labels: { b: 'x y', a: '1', other: '2' }, Env: ['V=v=w', 'W=1'] };
+  const logPlan = planLog({ Type: 'json-file', Config: { labels: 'b,a', env: 'V' } });
+  expect(detailsPrefix(logPlan, config)).toBe('V=v%3Dw,a=1,b=x+y ');
+});
