@@ -2,11 +2,12 @@
 import { createWriteStream } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
 import { AppError, isKind } from '../../shared/errors.ts';
-import { formatBinaryBytes, formatBytes, parseBytes, parseDurationMs } from '../../shared/units.ts';
+import { formatBinaryBytes, formatBytes, parseBytes } from '../../shared/units.ts';
 import { jsonLines } from './client.ts';
 import { containerRows } from './container-rows.ts';
 import { filterQuery } from './filters.ts';
 import { confirm } from './image-commands.ts';
+import { moment } from './moment.ts';
 import { formatObjects, formatRows, print, say } from './output.ts';
 import { forEachName, type Session } from './session.ts';
 import { copyOutput } from './streams.ts';
@@ -50,21 +51,6 @@ export interface LogsFlags {
   readonly since?: string;
   readonly until?: string;
   readonly tail?: string;
-}
-
-/** `10m` is ten minutes ago; anything else is a date, or seconds since 1970 as they are. @throws AppError 'invalid' */
-function moment(value: string | undefined, nowMs: number): string | undefined {
-  if (value === undefined || /^\d+(\.\d+)?$/.test(value)) return value;
-  if (/^(\d+(\.\d+)?(ns|us|µs|ms|s|m|h))+$/.test(value)) {
-    return ((nowMs - parseDurationMs(value)) / 1000).toFixed(3);
-  }
-  const time = Date.parse(value);
-  if (Number.isNaN(time))
-    throw new AppError(
-      'invalid',
-      `cannot parse time ${JSON.stringify(value)}: want a date such as 2026-01-02T15:04:05Z or a span such as 10m`,
-    );
-  return (time / 1000).toFixed(3);
 }
 
 export async function logs(session: Session, name: string, flags: LogsFlags): Promise<void> {

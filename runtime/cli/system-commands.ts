@@ -5,6 +5,7 @@ import { formatBytes } from '../../shared/units.ts';
 import { jsonLines } from './client.ts';
 import { filterQuery } from './filters.ts';
 import { imageRows } from './image-rows.ts';
+import { moment } from './moment.ts';
 import { formatObjects, formatRows, print, say } from './output.ts';
 import type { Session } from './session.ts';
 import { type Json, list, number, object, text } from './values.ts';
@@ -87,7 +88,11 @@ export interface EventsFlags extends FormatFlags {
 
 export async function events(session: Session, flags: EventsFlags): Promise<void> {
   const stream = await session.engine.stream('GET', '/events', {
-    query: { since: flags.since, until: flags.until, filters: filterQuery(flags.filter) },
+    query: {
+      since: moment(flags.since, session.now()),
+      until: moment(flags.until, session.now()),
+      filters: filterQuery(flags.filter),
+    },
   });
   for await (const line of jsonLines(stream)) {
     const event = object(line);
