@@ -106,11 +106,16 @@ export async function pruneImages(ports: ImagePorts, filter: PruneFilter = {}): 
   const collected = await collectUnnamed(ports, { keepMs: 0 });
   const reclaimedBytes = bytesOf(erased) + collected.bytes;
   ports.events.publish({ type: 'image', action: 'prune', id: '', attributes: { reclaimed: String(reclaimedBytes) } });
-  return { removals: [...removals, ...erased.layers.map((layer) => ({ deleted: layer.id }))], reclaimedBytes };
+  // Also what no image named: docker's CLI shows no space at all when the list is empty.
+  const layers = [...erased.layers, ...collected.erased.layers].map((layer) => ({ deleted: layer.id }));
+  return { removals: [...removals, ...layers], reclaimedBytes };
 }
 
 /** Removes blobs, layers and unfinished downloads that nothing names, leases or uses, once they are older than keepMs. */
-export async function collectUnnamed(ports: ImagePorts, { keepMs }: { readonly keepMs: number }): Promise<Collected> {
+export async function collectUnnamed(
+  ports: ImagePorts,
+  { keepMs }: { readonly keepMs: number },
+): Promise<Collected & { readonly erased: Erased }> {
   const before = ports.now().getTime() - keepMs;
   const layers = (await ports.layers.list()).filter((layer) => layer.createdAt.getTime() <= before);
   const ids = layers.map((layer) => layer.id);
@@ -133,7 +138,7 @@ export async function collectUnnamed(ports: ImagePorts, { keepMs }: { readonly k
       if (!isKind(error, 'conflict')) throw error;
     }
   }
-  return { layers: erased.layers.length, blobs: erased.blobs.length, ingests, bytes };
+  return { layers: erased.layers.length, blobs: erased.blobs.length, ingests, bytes, erased };
 }
 
 /** At start: first gives a row to every blob that a crash left without one, so that its age decides like any other's. */

@@ -446,7 +446,9 @@ describe('rmi, prune and df', () => {
 
     rig.users.clear();
     rig.heldLayers.clear();
-    await rig.images.prune();
+    const { reclaimableBytes } = await rig.images.usage();
+    const [layerId] = chain;
+    expect(await rig.images.prune()).toEqual({ removals: [{ deleted: layerId }], reclaimedBytes: reclaimableBytes });
     expect(await bytesHere()).toEqual(NOTHING);
   });
 
