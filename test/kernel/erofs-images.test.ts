@@ -1,8 +1,8 @@
 /** Layer images as the kernel, erofs-utils, umoci and GNU tar see them. */
 import { execFile } from 'node:child_process';
-import { randomUUID } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import fc from 'fast-check';
@@ -233,6 +233,22 @@ describe('layer images in the kernel', () => {
     // The ends are enough, and quicker than 10 GB.
     for (const range of ['-n 1000000', '-i 4999000000 -n 9000000', '-i 5368000000'])
       await shell(`cmp ${range} ${mounted}/sparse-5g ${original}/sparse-5g`, here.root);
+  });
+
+  it('fail alone when the disk is full, and leave nothing behind', async () => {
+    await using here = await place();
+    const layers = join(here.root, 'layers');
+    await mkdir(layers);
+    await run('mount', ['-t', 'tmpfs', '-o', 'size=8m', 'tmpfs', layers]);
+    try {
+      const large = buildLayer([file('large', randomBytes(8 << 20).toString('hex'))], 'none');
+      await expect(here.unpack([large])).rejects.toMatchObject({ kind: 'unavailable' });
+      expect(await readdir(join(layers, 'ingest'))).toEqual([]);
+      expect(await here.store.list()).toEqual([]);
+      expect(await here.unpack([buildLayer([file('small')])])).toHaveLength(1);
+    } finally {
+      await run('umount', [layers]);
+    }
   });
 
   it('mount by loop device, too', async () => {
