@@ -1,5 +1,5 @@
 /** The options of berth-registry, for flags, environment (BERTH_REGISTRY_…) and file alike. */
-import { type Config, choiceOption, type Program, textOption } from '../shared/config.ts';
+import { type Config, choiceOption, durationOption, flagOption, type Program, textOption } from '../shared/config.ts';
 import { AppError } from '../shared/errors.ts';
 import { LOG_LEVELS } from '../shared/log.ts';
 import { LIMIT_OPTIONS } from './limits.ts';
@@ -11,6 +11,14 @@ const OPTIONS = {
     description: 'who may push and delete without a name: callers of a registry that listens on loopback only, or all',
     choices: ['loopback', 'always', 'never'],
     default: 'loopback',
+  }),
+  gcIntervalMs: durationOption({
+    description: 'time between garbage collections; 0 = only by command',
+    default: 3_600_000,
+  }),
+  gcUntagged: flagOption({
+    description: 'collect manifests without a tag, too; whoever pulls by digest would miss them',
+    default: false,
   }),
   logLevel: choiceOption({ description: 'least important lines to log', choices: LOG_LEVELS, default: 'info' }),
   ...LIMIT_OPTIONS,

@@ -8,14 +8,17 @@ import { describeOptions, loadConfig, printConfig } from '../shared/config.ts';
 import { AppError, isKind, messageOf } from '../shared/errors.ts';
 import { createLog } from '../shared/log.ts';
 import { PROGRAM, type RegistryConfig } from './config.ts';
+import { fsck, gc, type MaintenanceOptions } from './maintenance.ts';
 import { startRegistry } from './registry.ts';
 
-const USAGE = `Usage: berth-registry serve [options]
+const USAGE = `Usage: berth-registry COMMAND [options]
 
 A registry of container images and other OCI artifacts.
 
 Commands:
-  serve                               answer clients until SIGTERM
+  serve              answer clients until SIGTERM
+  gc [--dry-run]     free what no manifest needs, also beside a registry that serves; --dry-run only tells
+  fsck               compare metadata and bytes; status 1 when something is missing
 
 Options:
 `;
@@ -29,12 +32,22 @@ async function serve(config: RegistryConfig): Promise<void> {
   log.info('draining');
 }
 
-async function main(argv: readonly string[]): Promise<void> {
+function maintenance(config: RegistryConfig): MaintenanceOptions {
+  const print = (line: string) => void process.stdout.write(`${line}\n`);
+  return { config, now: () => new Date(), randomId: randomUUID, print };
+}
+
+async function main(given: readonly string[]): Promise<void> {
+  // Belongs to one command, so it is no option of the program.
+  const dryRun = given[0] === 'gc' && given.includes('--dry-run');
+  const argv = dryRun ? given.filter((argument) => argument !== '--dry-run') : given;
   const loaded = loadConfig(PROGRAM, { argv, env: process.env, defaultFile: '/etc/berth/registry.yaml' });
   const [command, ...rest] = loaded.positionals;
   if (loaded.request === 'help') process.stdout.write(USAGE + describeOptions(PROGRAM));
   else if (loaded.request === 'print-config') process.stdout.write(printConfig(PROGRAM, loaded));
   else if (command === 'serve' && rest.length === 0) await serve(loaded.config);
+  else if (command === 'gc' && rest.length === 0) await gc(maintenance(loaded.config), { dryRun });
+  else if (command === 'fsck' && rest.length === 0) process.exitCode = (await fsck(maintenance(loaded.config))) ? 0 : 1;
   else throw new AppError('invalid', `cannot run ${JSON.stringify(loaded.positionals.join(' '))}: see --help`);
 }
 

@@ -9,15 +9,16 @@ import { once } from 'node:events';
 import { mkdir } from 'node:fs/promises';
 import type { Server } from 'node:http';
 import { join } from 'node:path';
-import { createFsBlobStore } from '../shared/blob-store-fs.ts';
+import { createFsBlobStore, type FsBlobStore } from '../shared/blob-store-fs.ts';
 import { openDatabase } from '../shared/database.ts';
-import { AppError, hasCode, messageOf } from '../shared/errors.ts';
+import { AppError, hasCode, isKind, messageOf } from '../shared/errors.ts';
 import type { Log } from '../shared/log.ts';
 import { createOpenAccess } from './access/policy.ts';
 import { createApp, createHttpServer } from './app.ts';
 import { type ListenAddress, parseListenAddress, type RegistryConfig } from './config.ts';
 import { METADATA_MIGRATIONS, type MetadataTables } from './metadata/schema.ts';
-import { createSqlIndex } from './metadata/sql.ts';
+import { createSqlIndex, type SqlIndex } from './metadata/sql.ts';
+import { bytesOf, collectGarbage } from './upkeep/gc.ts';
 import { createPullTimes } from './upkeep/pull-times.ts';
 
 export interface Registry extends AsyncDisposable {
@@ -32,19 +33,14 @@ export interface RegistryOptions {
   readonly randomId: () => string;
 }
 
+export const METADATA_FILE = 'registry.db';
 const PULL_TIMES_FLUSH_MS = 60_000;
 
 /** Disposing drains: it answers what is being asked, cuts what takes longer than drainTimeoutMs, and closes the files. */
 export async function startRegistry({ config, log, now, randomId }: RegistryOptions): Promise<Registry> {
   await using undo = new AsyncDisposableStack();
   const address = parseListenAddress(config.listen);
-  await makeRoot(config.root);
-  const database = openDatabase<MetadataTables>({
-    path: join(config.root, 'registry.db'),
-    migrations: METADATA_MIGRATIONS,
-  });
-  undo.use(database);
-  const index = createSqlIndex(database, { now, gcGraceMs: config.gcGraceMs });
+  const { index, blobs } = undo.use(await openStorage(config, { now }));
   const pullTimes = createPullTimes(index, { now, resolutionMs: config.pullTimeResolutionMs });
   undo.defer(() => pullTimes.flush());
 
@@ -53,9 +49,10 @@ export async function startRegistry({ config, log, now, randomId }: RegistryOpti
   }, PULL_TIMES_FLUSH_MS);
   undo.defer(() => clearInterval(flushing));
 
+  if (config.gcIntervalMs > 0) undo.use(collectRegularly({ index, blobs, config, log, now, randomId }));
+
   const anonymousWrites =
     config.anonymousWrites === 'always' || (config.anonymousWrites === 'loopback' && address.isLoopback);
-  const blobs = createFsBlobStore({ root: config.root, now });
   const app = createApp(
     {
       index,
@@ -76,6 +73,56 @@ export async function startRegistry({ config, log, now, randomId }: RegistryOpti
 
   const owned = undo.move();
   return { url, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+}
+
+export interface OpenStorage extends AsyncDisposable {
+  readonly index: SqlIndex;
+  readonly blobs: FsBlobStore;
+}
+
+/** What is on disk; several processes may have it open. `copyOfIndex` works on metadata at another path instead. */
+export async function openStorage(
+  config: RegistryConfig,
+  options: { readonly now: () => Date; readonly copyOfIndex?: string },
+): Promise<OpenStorage> {
+  const { now, copyOfIndex } = options;
+  await makeRoot(config.root);
+  const path = copyOfIndex ?? join(config.root, METADATA_FILE);
+  const database = openDatabase<MetadataTables>({ path, migrations: METADATA_MIGRATIONS });
+  return {
+    index: createSqlIndex(database, { now, gcGraceMs: config.gcGraceMs }),
+    blobs: createFsBlobStore({ root: config.root, now }),
+    [Symbol.asyncDispose]: () => database.close(),
+  };
+}
+
+interface RegularCollection extends RegistryOptions, Pick<OpenStorage, 'index' | 'blobs'> {}
+
+/** Disposing ends a running collection after its current step. */
+function collectRegularly({ index, blobs, config, log, now, randomId }: RegularCollection): AsyncDisposable {
+  const stop = new AbortController();
+  let running: Promise<void> = Promise.resolve();
+  const collect = async () => {
+    try {
+      const ports = { index, bytes: bytesOf(blobs), now, randomId };
+      const report = await collectGarbage(ports, { ...config, untagged: config.gcUntagged, signal: stop.signal });
+      log.info('garbage collected', { ...report });
+    } catch (error) {
+      // Another process of this registry may be at it, and shutting down is no failure.
+      if (isKind(error, 'conflict') || stop.signal.aborted) return;
+      log.error('garbage collection failed', { error });
+    }
+  };
+  const timer = setInterval(() => {
+    running = running.then(collect);
+  }, config.gcIntervalMs);
+  return {
+    async [Symbol.asyncDispose]() {
+      clearInterval(timer);
+      stop.abort();
+      await running;
+    },
+  };
 }
 
 async function makeRoot(root: string): Promise<void> {

@@ -9,8 +9,8 @@
  *
  * Invariants, true between any two transactions and so after any crash:
  *  1. A repositoryBlob row implies a blob row; a blob row implies its bytes, whole and verified.
- *  2. A manifestReference names something that its repository had when the manifest was written and that nothing
- *     removes while the reference exists.
+ *  2. A manifestReference names something that its repository had when the manifest was written. Nothing removes it
+ *     while the reference exists, but for a client that deletes a child of an index by its digest.
  *  3. A digest in `removal` has no blob row.
  *
  * A push: (a) pin the digest, refused while it is in `removal`; (b) the store commits the bytes; (c) one transaction

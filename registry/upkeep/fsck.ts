@@ -1,0 +1,51 @@
+/**
+ * Compares metadata and bytes, both ways, and changes nothing. May run beside a registry that serves: what pushes or
+ * collection move at this moment is looked at a second time before it is called wrong.
+ */
+import type { BlobStore } from '../../shared/blob-store.ts';
+import type { Batch, Cursor, GarbageIndex } from '../metadata/garbage.ts';
+
+export type Finding =
+  /** A blob that the index promises and the store lacks, or has with another size. Pulls of it fail. */
+  | { readonly kind: 'missing-blob'; readonly digest: string; readonly wantBytes: number; readonly gotBytes?: number }
+  /** A manifest whose repository lacks something that it refers to. Pulls of it fail. */
+  | {
+      readonly kind: 'dangling-reference';
+      readonly repository: string;
+      readonly manifest: string;
+      readonly digest: string;
+    }
+  /** Bytes that no row names: harmless, the next collection removes them when they are old enough. */
+  | { readonly kind: 'orphan'; readonly digest: string; readonly bytes: number };
+
+export interface FsckPorts {
+  readonly index: GarbageIndex;
+  readonly blobs: BlobStore;
+}
+
+export async function* findInconsistencies({ index, blobs }: FsckPorts): AsyncGenerator<Finding> {
+  const known = new Set<string>();
+  for await (const { digest, sizeBytes } of all((cursor) => index.blobs(cursor))) {
+    known.add(digest);
+    const gotBytes = (await blobs.stat(digest))?.sizeBytes;
+    if (gotBytes === sizeBytes) continue;
+    if (!(await index.isBlobKnown(digest))) continue;
+    yield { kind: 'missing-blob', digest, wantBytes: sizeBytes, ...(gotBytes === undefined ? {} : { gotBytes }) };
+  }
+  for await (const { repository, digest, missing } of all((cursor) => index.danglingReferences(cursor)))
+    yield { kind: 'dangling-reference', repository, manifest: digest, digest: missing };
+  for await (const { digest, sizeBytes } of blobs.list()) {
+    if (known.has(digest) || (await index.isBlobKnown(digest))) continue;
+    yield { kind: 'orphan', digest, bytes: sizeBytes };
+  }
+}
+
+/** A walk that ends with its table, and starts no batch before it is asked for. */
+async function* all<T>(read: (cursor: Cursor | undefined) => Promise<Batch<T>>): AsyncGenerator<T> {
+  let cursor: Cursor | undefined;
+  do {
+    const { found, next } = await read(cursor);
+    yield* found;
+    cursor = next;
+  } while (cursor !== undefined);
+}
