@@ -213,6 +213,15 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     runDirectory: runDir,
     cgroupParent,
   });
+  undo.defer(async () => {
+    // What no container uses is given back to the host. Whatever cannot be now, the next start sweeps.
+    try {
+      await snapshotter.releaseUnused();
+      if ((await cgroups.processes(cgroupParent)).length === 0) await cgroups.remove(cgroupParent);
+    } catch (error) {
+      log.warn('something stays on the host', { error });
+    }
+  });
   undo.defer(() => containers.close());
 
   // First what runs, so that nothing that it uses looks like garbage.

@@ -128,13 +128,17 @@ class OverlaySnapshotter implements Snapshotter {
     for (const name of names) this.#byName.delete(name);
   }
 
+  async releaseUnused(): Promise<void> {
+    await this.#adopt();
+    await this.#layerMounts.releaseUnused();
+  }
+
   async sweep(valid: ReadonlySet<string>): Promise<void> {
     const keys = await namesIn(this.#containers);
     const failures: unknown[] = [];
     for (const key of keys.filter((name) => KEY.test(name) && !valid.has(name)))
       await this.remove(key).catch((error: unknown) => failures.push(error));
-    await this.#adopt();
-    await this.#layerMounts.releaseUnused().catch((error: unknown) => failures.push(error));
+    await this.releaseUnused().catch((error: unknown) => failures.push(error));
     if (failures.length > 0) throw new AggregateError(failures, 'cannot sweep all snapshots');
   }
 

@@ -41,6 +41,8 @@ export interface Snapshotter {
   remove(key: string): Promise<boolean>;
   /** Unmounts these layers so that they can be removed. @throws AppError 'conflict' while a snapshot uses one */
   release(layers: readonly LayerId[]): Promise<void>;
+  /** Unmounts all layers that no snapshot uses: at the end of an engine, when there is no next one to keep them for. */
+  releaseUnused(): Promise<void>;
   /** Removes snapshots that are not in valid, whoever made them, and unmounts all layers that no snapshot uses. */
   sweep(valid: ReadonlySet<string>): Promise<void>;
 }

@@ -140,6 +140,7 @@ function plainDirectories(directory: string, rootfs: string): Snapshotter {
     diskBytes: async () => 4096,
     remove: async () => true,
     release: async () => {},
+    releaseUnused: async () => {},
     sweep: async () => {},
   };
 }

@@ -44,6 +44,7 @@ it('writes extended attributes, long names, devices and large owners as umoci re
 
 it('makes two images that share their base', async () => {
   const { first, second } = await sharedBasePair();
-  expect(first.layers[0]?.descriptor).toEqual(second.layers[0]?.descriptor);
-  expect(first.layers[1]?.descriptor.digest).not.toBe(second.layers[1]?.descriptor.digest);
+  const [a, b] = [first, second].map(({ layers }) => layers.map(({ descriptor }) => descriptor.digest));
+  expect(a?.slice(0, 2)).toEqual(b?.slice(0, 2));
+  expect(a?.[2]).not.toBe(b?.[2]);
 });

@@ -210,11 +210,16 @@ async function readProcess(pid: number, ourMounts: string): Promise<ProcessInfo 
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   if (command === '' || fields[0] === 'Z') return undefined;
   const words = [command, at('environ'), at('cgroup'), link('cwd'), link('root'), link('exe')];
-  // A containerised process shows no path of the host, but its root is mounted from one.
-  if ((await link('ns/mnt')) !== ourMounts) words.push(at('mountinfo'));
+  // A containerised process shows no path of the host, but its root is mounted from one. The rest of its mounts say
+  // nothing: a new mount namespace begins as a copy of the host's, with the mounts of every test in it.
+  if ((await link('ns/mnt')) !== ourMounts) words.push(at('mountinfo').then(rootMount));
   const text = (await Promise.all(words)).join('\n');
   const shown = command.replaceAll('\0', ' ').trim().slice(0, 200);
   return { pid, parent: Number(fields[1]), startTime: fields[19] ?? '', command: shown, text };
+}
+
+function rootMount(mountinfo: string): string {
+  return mountinfo.split('\n').findLast((line) => line.split(' ')[4] === '/') ?? '';
 }
 
 /** State directories keep their instance tag in a file; the test's directory holds at most a few of them. */
