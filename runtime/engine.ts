@@ -25,7 +25,7 @@ import type { Images, ImageUsers } from './images/images.ts';
 import { openImages } from './images/open.ts';
 import { IMAGE_MIGRATIONS, type ImageTables } from './images/tables.ts';
 import { createCgroups } from './kernel/cgroups.ts';
-import type { HostFacts } from './kernel/host.ts';
+import { type HostFacts, imageMounting } from './kernel/host.ts';
 import { createMounts } from './kernel/mount.ts';
 import { createOciRuntime } from './kernel/oci-runtime.ts';
 import { changesOf } from './layers/changes.ts';
@@ -127,7 +127,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
 
   const mounts = createMounts({ architecture: facts.architecture });
   const layers = undo.use(createLayerStore({ root, database, log, now, randomId, workers: facts.cpuCount }));
-  const snapshotter = createOverlaySnapshotter({ root, layers, mounts });
+  const snapshotter = createOverlaySnapshotter({ root, layers, mounts, unpack: imageMounting(facts) === 'none' });
 
   const connect = (host: string, credentials: Credentials | undefined): RegistryClient =>
     createRegistryClient({

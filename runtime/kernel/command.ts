@@ -4,6 +4,7 @@
  * output is bounded. Long-running children (conmon, aardvark-dns) are not started here.
  */
 import { execFile, spawn } from 'node:child_process';
+import { pipeline } from 'node:stream/promises';
 import { AppError, hasCode } from '../../shared/errors.ts';
 
 /** Where distributions put the programs that we need. */
@@ -119,6 +120,41 @@ export async function* streamCommand(
     for await (const chunk of child.stdout) yield chunk;
     const exitCode = await ended;
     if (!accepted.includes(exitCode))
+      throw new AppError(
+        'unavailable',
+        `cannot run ${JSON.stringify(program)}: ${words.trim() || `exit code ${exitCode}`}`,
+      );
+  } finally {
+    child.kill('SIGKILL');
+  }
+}
+
+/**
+ * Runs a program that reads all of `input`, however much that is, and must end with success.
+ * @throws AppError 'unsupported', 'unavailable' with its words; what input throws
+ */
+export async function feedCommand(
+  program: string,
+  args: readonly string[],
+  input: AsyncIterable<Buffer>,
+): Promise<void> {
+  const child = spawn(program, args, { env: { PATH: PROGRAM_PATH, LC_ALL: 'C' }, stdio: ['pipe', 'ignore', 'pipe'] });
+  let words = '';
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    words = (words + text).slice(-STDERR_KEPT_CHARACTERS);
+  });
+  const ended = new Promise<number>((resolve, reject) => {
+    child.on('error', (cause) => reject(failureOf(program, cause, { timedOut: false, cwd: undefined })));
+    child.on('close', (code) => resolve(code ?? 128));
+  });
+  ended.catch(() => {});
+  try {
+    // A program that gives up closes its input; why is told by its exit code and words.
+    await pipeline(input, child.stdin).catch((error: unknown) => {
+      if (!hasCode(error, 'EPIPE', 'ERR_STREAM_PREMATURE_CLOSE')) throw error;
+    });
+    const exitCode = await ended;
+    if (exitCode !== 0)
       throw new AppError(
         'unavailable',
         `cannot run ${JSON.stringify(program)}: ${words.trim() || `exit code ${exitCode}`}`,

@@ -10,7 +10,6 @@ import { Readable } from 'node:stream';
 import { streamCommand } from '../kernel/command.ts';
 import { createTarParser, type TarEntry } from './tar.ts';
 import { TAR_END, tarHeader, tarPadding } from './tar-writer.ts';
-import { type MergedDirectory, type MergedNode, nameToUtf8 } from './tree.ts';
 
 const READ = [
   '--create',
@@ -32,49 +31,6 @@ const PRIVATE_XATTR = /^(?:(?:trusted|user)\.overlay\.|security\.selinux$)/;
 /** The changes in an upper directory as a layer tar, the same bytes for the same changes. The caller owns the stream. */
 export function diffUpper(upper: string): Readable {
   return Readable.from(layerTar(upper), { objectMode: false, highWaterMark: 1 << 20 });
-}
-
-/** One name that is not as the layers below have it. */
-export interface PathChange {
-  /** Absolute. */
-  readonly path: string;
-  readonly kind: 'modified' | 'added' | 'deleted';
-}
-
-/** What an upper directory changes above `lower`, in the order of names. Directories on the way to a change count as modified. */
-export async function changesIn(upper: string, lower: MergedDirectory | undefined): Promise<readonly PathChange[]> {
-  const entries: TarEntry[] = [];
-  const parser = createTarParser({ entry: (entry) => void entries.push(entry), data: () => {}, hole: () => {} });
-  for await (const chunk of readUpper(upper)) parser.write(chunk);
-  parser.end();
-
-  const changes: PathChange[] = [];
-  const present = new Set(entries.map(({ path }) => relative(path)));
-  const add = (path: string, kind: PathChange['kind']) => changes.push({ path: `/${nameToUtf8(path)}`, kind });
-  for (const entry of entries) {
-    const path = relative(entry.path);
-    if (path === '') continue;
-    const below = lookUp(lower, path);
-    if (isWhiteout(entry)) {
-      if (below !== undefined) add(path, 'deleted');
-      continue;
-    }
-    add(path, below === undefined ? 'added' : 'modified');
-    if (!isOpaque(entry)) continue;
-    for (const name of [...(below?.directory?.names() ?? [])].sort())
-      if (!present.has(`${path}/${name}`)) add(`${path}/${name}`, 'deleted');
-  }
-  return changes;
-}
-
-function lookUp(root: MergedDirectory | undefined, path: string): MergedNode | undefined {
-  let directory = root;
-  let node: MergedNode | undefined;
-  for (const name of path.split('/')) {
-    node = directory?.get(name);
-    directory = node?.directory;
-  }
-  return node;
 }
 
 async function* layerTar(upper: string): AsyncGenerator<Buffer, void, undefined> {
@@ -141,6 +97,8 @@ function layerEntries(entry: TarEntry): readonly TarEntry[] {
     ...entry,
     path,
     linkPath: entry.type === 'link' ? relative(entry.linkPath) : entry.linkPath,
+    // Fractions of seconds would make every layer differ for nothing.
+    mtimeNanoseconds: 0,
     xattrs,
   };
   if (!isOpaque(entry)) return [own];
@@ -166,6 +124,7 @@ function whiteout(entry: TarEntry, path: string): TarEntry {
     path,
     linkPath: '',
     mode: 0,
+    mtimeNanoseconds: 0,
     uid: 0,
     gid: 0,
     sizeBytes: 0,

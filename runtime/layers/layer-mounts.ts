@@ -5,10 +5,11 @@
  *
  * Whether a layer is mounted is always read from the kernel; only who uses it is remembered.
  */
-import { mkdir, readdir, rmdir, stat, symlink } from 'node:fs/promises';
+import { mkdir, readdir, rm, rmdir, stat, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AppError, hasCode } from '../../shared/errors.ts';
 import type { Mounts } from '../kernel/mount.ts';
+import { unpackImage } from './directory.ts';
 import type { Layer } from './layer-store.ts';
 
 export interface LayerMounts {
@@ -29,6 +30,8 @@ export interface LayerMountsPorts {
   readonly directory: string;
   readonly mounts: Mounts;
   readonly pathOf: (layer: Layer) => string;
+  /** For a kernel without EROFS: images are unpacked to `layers/unpacked/<name>` instead, once, and linked. */
+  readonly unpack?: boolean | undefined;
 }
 
 /** Five characters of base 36: 500 of them, with separators, leave a quarter of the kernel's page for the rest. */
@@ -44,7 +47,7 @@ export function shortName(number: number): string {
   throw new AppError('too-large', `cannot name layer ${number}: all ${36 ** NAME_MAX_LENGTH} short names are used up`);
 }
 
-export function createLayerMounts({ directory, mounts, pathOf }: LayerMountsPorts): LayerMounts {
+export function createLayerMounts({ directory, mounts, pathOf, unpack = false }: LayerMountsPorts): LayerMounts {
   /** Short name to holders, in the order of use: the longest unused come first. */
   const holders = new Map<string, Set<string>>();
   let queue: Promise<unknown> = Promise.resolve();
@@ -60,6 +63,7 @@ export function createLayerMounts({ directory, mounts, pathOf }: LayerMountsPort
     holders.delete(name);
     holders.set(name, users);
   };
+  const unpackedPath = (name: string) => join(directory, '../unpacked', name);
   const isUnused = (name: string) => (holders.get(name)?.size ?? 0) === 0;
 
   const unmountUnused = async (names: readonly string[]): Promise<void> => {
@@ -84,6 +88,10 @@ export function createLayerMounts({ directory, mounts, pathOf }: LayerMountsPort
           layers.map(async (layer) => {
             const path = join(directory, shortName(layer.number));
             if (layer.backend === 'directory') return linkOnce(pathOf(layer), path);
+            if (unpack) {
+              await unpackImage(pathOf(layer), unpackedPath(shortName(layer.number)));
+              return linkOnce(unpackedPath(shortName(layer.number)), path);
+            }
             await mkdir(path, { recursive: true, mode: 0o700 });
             if ((await stat(path)).dev === dev) images.push(layer);
           }),
@@ -106,7 +114,14 @@ export function createLayerMounts({ directory, mounts, pathOf }: LayerMountsPort
         throw new AppError('conflict', `cannot unmount layer ${JSON.stringify(used)}: it is in use`, {
           detail: { holders: [...(holders.get(used) ?? [])] },
         });
-      await inTurn(() => unmountUnused(names));
+      await inTurn(async () => {
+        await unmountUnused(names);
+        if (!unpack) return;
+        for (const name of names) {
+          await rm(join(directory, name), { force: true });
+          await rm(unpackedPath(name), { recursive: true, force: true });
+        }
+      });
     },
 
     async releaseUnused() {

@@ -18,6 +18,8 @@ export interface OverlaySnapshotterPorts {
   readonly root: string;
   readonly layers: Pick<LayerStore, 'get' | 'list' | 'pathOf'>;
   readonly mounts: Mounts;
+  /** The kernel has no EROFS: layers are unpacked to directories. */
+  readonly unpack?: boolean | undefined;
 }
 
 export function createOverlaySnapshotter(ports: OverlaySnapshotterPorts): Snapshotter {
@@ -39,11 +41,16 @@ class OverlaySnapshotter implements Snapshotter {
   #adopted: Promise<void> | undefined;
 
   constructor(ports: OverlaySnapshotterPorts) {
-    const { root, layers, mounts } = ports;
+    const { root, layers, mounts, unpack } = ports;
     this.#ports = ports;
     this.#containers = join(root, 'containers');
     this.#cwd = join(root, 'layers/l');
-    this.#layerMounts = createLayerMounts({ directory: this.#cwd, mounts, pathOf: (layer) => layers.pathOf(layer) });
+    this.#layerMounts = createLayerMounts({
+      directory: this.#cwd,
+      mounts,
+      unpack,
+      pathOf: (layer) => layers.pathOf(layer),
+    });
   }
 
   async prepare(key: string, chain: Chain): Promise<void> {

@@ -22,7 +22,7 @@ const FLAGS = {
 /** Two blocks of zeros. */
 export const TAR_END: Buffer = Buffer.alloc(2 * BLOCK);
 
-/** Everything before an entry's data. Whole seconds: fractions would make every layer differ for nothing. */
+/** Everything before an entry's data. A directory's path ends without a slash. */
 export function tarHeader(entry: TarEntry): Buffer {
   const records: Buffer[] = [];
   const add = (key: string, value: Buffer | string) => records.push(paxRecord(key, value));
@@ -32,7 +32,8 @@ export function tarHeader(entry: TarEntry): Buffer {
   if (entry.sizeBytes > OCTAL_11_MAX) add('size', String(entry.sizeBytes));
   if (entry.uid > OCTAL_7_MAX) add('uid', String(entry.uid));
   if (entry.gid > OCTAL_7_MAX) add('gid', String(entry.gid));
-  if (entry.mtimeSeconds < 0 || entry.mtimeSeconds > OCTAL_11_MAX) add('mtime', String(entry.mtimeSeconds));
+  if (entry.mtimeSeconds < 0 || entry.mtimeSeconds > OCTAL_11_MAX || entry.mtimeNanoseconds !== 0)
+    add('mtime', decimalTime(entry));
   for (const name of [...(entry.xattrs?.keys() ?? [])].sort())
     add(`SCHILY.xattr.${name}`, entry.xattrs?.get(name) ?? Buffer.alloc(0));
   const header = ustar({ ...entry, path }, FLAGS[entry.type]);
@@ -54,6 +55,13 @@ export function tarHeader(entry: TarEntry): Buffer {
     'x',
   );
   return Buffer.concat([pax, data, tarPadding(data.length), header]);
+}
+
+/** Before the epoch the fraction counts back: -0.5 s is second -1 and 500,000,000 ns. */
+function decimalTime({ mtimeSeconds, mtimeNanoseconds }: TarEntry): string {
+  const total = BigInt(mtimeSeconds) * 1_000_000_000n + BigInt(mtimeNanoseconds);
+  const digits = (total < 0n ? -total : total).toString().padStart(10, '0');
+  return `${total < 0n ? '-' : ''}${digits.slice(0, -9)}.${digits.slice(-9)}`.replace(/\.?0+$/, '') || '0';
 }
 
 /** What fills up the last block of data of that size. */
