@@ -13,6 +13,7 @@
 import { type FSWatcher, watch } from 'node:fs';
 import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { AppError, hasCode } from '../../shared/errors.ts';
 import type { Cancelable } from '../../shared/streams.ts';
 import type { OutputChunk } from './containers.ts';
@@ -24,6 +25,8 @@ const READ_MIN_BYTES = 64 * 1024;
 const READ_MAX_BYTES = 1 << 20;
 const TAIL_BLOCK_BYTES = 64 * 1024;
 const LAG_CHECK_MS = 50;
+/** How long a follower lets a busy log grow before it reads on: short for eyes, long for a processor. */
+const PACE_MS = 4;
 const REOPEN_TIMEOUT_MS = 10_000;
 const NEWLINE = 0x0a;
 
@@ -169,42 +172,47 @@ class SegmentedLog implements ContainerLog {
     let buffer = Buffer.allocUnsafe(READ_MIN_BYTES);
 
     let isDone = follow === undefined;
+    let isIdle = false;
+    let isHeld = false;
     let wake: (() => void) | undefined;
-    let changes = 0;
-    let lagCheckedAt = 0;
-    const reportLag = () => {
-      lagCheckedAt = performance.now();
-      this.#bytesAfter({ segment: cursor.segment, byte }).then(options.onLag, () => {});
-    };
-    const onChange = () => {
-      changes += 1;
-      wake?.();
-      if (options.onLag !== undefined && performance.now() - lagCheckedAt >= LAG_CHECK_MS) reportLag();
-    };
+    const onChange = () => wake?.();
     const finish = () => {
       isDone = true;
       onChange();
     };
+    const { onLag } = options;
+    const reportLag = () => {
+      if (onLag !== undefined) this.#bytesAfter({ segment: cursor.segment, byte }).then(onLag, () => {});
+    };
+    // Only while the reader's reader holds it up; otherwise it keeps up by itself.
+    const lagTimer = onLag === undefined ? undefined : setInterval(() => isHeld && reportLag(), LAG_CHECK_MS);
     follow?.then(finish, finish);
     signal?.addEventListener('abort', onChange, { once: true });
     if (options.pin === true) this.#pins.add(cursor);
-    if (follow !== undefined) this.#listen(onChange);
     try {
       for (;;) {
         signal?.throwIfAborted();
         // Looked at before reading: what is read afterwards is then surely the last of it.
         const isSealed = cursor.segment <= this.#sealed;
         const isLast = isDone && !isSealed;
-        const seen = changes;
+        const changed = isIdle ? new Promise<void>((resolve) => (wake = resolve)) : undefined;
         handle ??= await this.#open(cursor.segment);
         const bytesRead = handle === undefined ? 0 : (await handle.read(buffer, 0, buffer.length, byte)).bytesRead;
         if (bytesRead > 0) {
           byte += bytesRead;
+          isHeld = true;
           yield* decoder.decode(buffer.subarray(0, bytesRead));
+          isHeld = false;
           if (decoder.isPast) return;
-          if (options.onLag !== undefined && performance.now() - lagCheckedAt >= LAG_CHECK_MS) reportLag();
-          if (bytesRead === buffer.length && buffer.length < READ_MAX_BYTES)
-            buffer = Buffer.allocUnsafe(READ_MAX_BYTES);
+          if (bytesRead === buffer.length) {
+            if (buffer.length < READ_MAX_BYTES) buffer = Buffer.allocUnsafe(READ_MAX_BYTES);
+            reportLag();
+          } else if (!isLast && !isSealed) {
+            // What prints much is not watched line by line: that would cost more than the reading.
+            this.#unlisten(onChange);
+            isIdle = false;
+            await delay(PACE_MS);
+          }
           continue;
         }
         if (isSealed) {
@@ -222,13 +230,13 @@ class SegmentedLog implements ContainerLog {
           if (cursor.segment === this.#writing()) return;
           continue;
         }
-        if (changes === seen)
-          await new Promise<void>((resolve) => {
-            wake = resolve;
-          });
-        wake = undefined;
+        // Watched from before the next look, so that nothing comes between look and watch.
+        if (changed !== undefined) await changed;
+        else this.#listen(onChange);
+        isIdle = true;
       }
     } finally {
+      clearInterval(lagTimer);
       signal?.removeEventListener('abort', onChange);
       this.#unlisten(onChange);
       await handle?.close();

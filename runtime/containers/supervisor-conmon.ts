@@ -321,7 +321,8 @@ function commonArgs(
     ...['-p', files.pid, '-P', files.conmonPid],
     ...['--exit-dir', files.exits, '--persist-dir', files.persist],
     '--full-attach',
-    ...['-l', `k8s-file:${request.logPath}`, '--log-level', 'error'],
+    // A sync at every rotation would stop the container for as long as the disk takes.
+    ...['-l', `k8s-file:${request.logPath}`, '--no-sync-log', '--log-level', 'error'],
     ...(request.stdin === 'none' ? [] : ['-i']),
     ...(request.stdin === 'open' ? ['--leave-stdin-open'] : []),
   ];
