@@ -5,6 +5,8 @@
 import { createServer, type Server } from 'node:http';
 import Router from '@koa/router';
 import Koa, { type Context } from 'koa';
+import { digestOf } from '../shared/digest.ts';
+import { AppError } from '../shared/errors.ts';
 import type { Log } from '../shared/log.ts';
 import { authorize, type Exchange, type Handlers, METHODS, type RegistryPorts } from './exchange.ts';
 import { createBlobHandlers } from './handlers/blobs.ts';
@@ -14,28 +16,83 @@ import { createReferrerHandlers } from './handlers/referrers.ts';
 import { createTagHandlers } from './handlers/tags.ts';
 import { createUploadHandlers } from './handlers/uploads.ts';
 import type { Limits } from './limits.ts';
+import type { Metrics, RouteLabel } from './metrics.ts';
 import { errorBody, OciError, toOciError } from './oci-errors.ts';
 import { parseRoute, type Route } from './routes.ts';
 import { discard } from './transfer.ts';
 
 export interface AppOptions {
   readonly log: Log;
+  readonly metrics: Metrics;
+  /** False while draining: load balancers then look elsewhere. */
+  readonly isServing: () => boolean;
 }
 
-export function createApp(ports: RegistryPorts, { log }: AppOptions): Koa {
+export function createApp(ports: RegistryPorts, options: AppOptions): Koa {
+  const { log, metrics } = options;
   const app = new Koa();
   // Only what escapes the error edge comes here: failures of a socket that is gone.
   app.on('error', (error) => log.debug('connection failed', { error }));
+  app.use(createMeter(metrics));
   app.use(createErrorEdge(ports, log));
 
   const dispatch = createDispatch(ports);
   const router = new Router();
   router.all(/^\/v2(?:\/|$)/, dispatch);
+  addOperations(router, ports, options);
   app.use(router.routes());
   app.use(async ({ path }) => {
     throw notServed(path);
   });
   return app;
+}
+
+/** For load balancers and Prometheus. Alive = the process answers; ready = it can also read what it serves. */
+function addOperations(router: Router, { index, blobs, access }: RegistryPorts, options: AppOptions): void {
+  const { metrics, isServing } = options;
+  router.get('/healthz', (ctx) => {
+    ctx.body = { status: 'alive' };
+  });
+  router.get('/readyz', async (ctx) => {
+    if (!isServing()) throw new AppError('unavailable', 'cannot serve: the registry is draining');
+    await Promise.all([index.repositories({ limit: 1 }), blobs.stat(digestOf(''))]);
+    ctx.body = { status: 'ready' };
+  });
+  router.get('/metrics', async (ctx) => {
+    const identity = await access.authenticate({ headers: ctx.headers, remoteAddress: ctx.req.socket.remoteAddress });
+    authorize(access, identity, { kind: 'metrics' });
+    ctx.set('Content-Type', metrics.contentType);
+    ctx.body = await metrics.text();
+  });
+}
+
+function createMeter(metrics: Metrics): Koa.Middleware {
+  return async (ctx, next) => {
+    const route = routeLabel(ctx.path);
+    const { socket } = ctx.req;
+    const [startedAt, read, written] = [performance.now(), socket.bytesRead, socket.bytesWritten];
+    metrics.begin(route);
+    try {
+      await next();
+    } finally {
+      metrics.end({
+        route,
+        method: ctx.method,
+        status: ctx.status,
+        seconds: (performance.now() - startedAt) / 1000,
+        receivedBytes: socket.bytesRead - read,
+        sentBytes: socket.bytesWritten - written,
+      });
+    }
+  };
+}
+
+function routeLabel(path: string): RouteLabel {
+  try {
+    return parseRoute(path)?.kind ?? 'other';
+  } catch {
+    return 'other';
+  }
 }
 
 function notServed(path: string): OciError {

@@ -18,6 +18,7 @@ import { createApp, createHttpServer } from './app.ts';
 import { type ListenAddress, parseListenAddress, type RegistryConfig } from './config.ts';
 import { METADATA_MIGRATIONS, type MetadataTables } from './metadata/schema.ts';
 import { createSqlIndex, type SqlIndex } from './metadata/sql.ts';
+import { createMetrics, type Metrics } from './metrics.ts';
 import { bytesOf, collectGarbage } from './upkeep/gc.ts';
 import { createPullTimes } from './upkeep/pull-times.ts';
 
@@ -41,6 +42,8 @@ export async function startRegistry({ config, log, now, randomId }: RegistryOpti
   await using undo = new AsyncDisposableStack();
   const address = parseListenAddress(config.listen);
   const { index, blobs } = undo.use(await openStorage(config, { now }));
+  const metrics = createMetrics();
+  let serving = true;
   const pullTimes = createPullTimes(index, { now, resolutionMs: config.pullTimeResolutionMs });
   undo.defer(() => pullTimes.flush());
 
@@ -49,7 +52,7 @@ export async function startRegistry({ config, log, now, randomId }: RegistryOpti
   }, PULL_TIMES_FLUSH_MS);
   undo.defer(() => clearInterval(flushing));
 
-  if (config.gcIntervalMs > 0) undo.use(collectRegularly({ index, blobs, config, log, now, randomId }));
+  if (config.gcIntervalMs > 0) undo.use(collectRegularly({ index, blobs, metrics, config, log, now, randomId }));
 
   const anonymousWrites =
     config.anonymousWrites === 'always' || (config.anonymousWrites === 'loopback' && address.isLoopback);
@@ -64,11 +67,14 @@ export async function startRegistry({ config, log, now, randomId }: RegistryOpti
       now,
       randomId,
     },
-    { log },
+    { log, metrics, isServing: () => serving },
   );
   const server = createHttpServer(app, config);
   const url = await listen(server, address);
-  undo.defer(() => drain(server, config.drainTimeoutMs));
+  undo.defer(() => {
+    serving = false;
+    return drain(server, config.drainTimeoutMs);
+  });
   if (!address.isLoopback) log.info('listening beyond this machine', { url, anonymousWrites });
 
   const owned = undo.move();
@@ -96,16 +102,19 @@ export async function openStorage(
   };
 }
 
-interface RegularCollection extends RegistryOptions, Pick<OpenStorage, 'index' | 'blobs'> {}
+interface RegularCollection extends RegistryOptions, Pick<OpenStorage, 'index' | 'blobs'> {
+  readonly metrics: Metrics;
+}
 
 /** Disposing ends a running collection after its current step. */
-function collectRegularly({ index, blobs, config, log, now, randomId }: RegularCollection): AsyncDisposable {
+function collectRegularly({ index, blobs, metrics, config, log, now, randomId }: RegularCollection): AsyncDisposable {
   const stop = new AbortController();
   let running: Promise<void> = Promise.resolve();
   const collect = async () => {
     try {
       const ports = { index, bytes: bytesOf(blobs), now, randomId };
       const report = await collectGarbage(ports, { ...config, untagged: config.gcUntagged, signal: stop.signal });
+      metrics.collected(report);
       log.info('garbage collected', { ...report });
     } catch (error) {
       // Another process of this registry may be at it, and shutting down is no failure.

@@ -17,6 +17,7 @@ export interface Identity {
 export type Action =
   | { readonly kind: 'probe' }
   | { readonly kind: 'catalog' }
+  | { readonly kind: 'metrics' }
   | { readonly kind: 'pull' | 'push' | 'delete'; readonly repository: string }
   | {
       readonly kind: 'tag-create' | 'tag-overwrite' | 'tag-delete';

@@ -4,7 +4,7 @@ import type { Access, Action, Decision, Identity } from './access.ts';
 const ANONYMOUS: Identity = { id: 'anonymous', isAnonymous: true };
 const ALLOWED: Decision = { allowed: true };
 
-const READS: ReadonlySet<Action['kind']> = new Set(['probe', 'catalog', 'pull']);
+const READS: ReadonlySet<Action['kind']> = new Set(['probe', 'catalog', 'metrics', 'pull']);
 
 export interface OpenAccessOptions {
   /** Sensible on loopback, where whoever can connect could write to the files as well. */

@@ -55,6 +55,7 @@ describe('every route asks decide() about what it really does', () => {
       ['GET', '/v2/', { kind: 'probe' }],
       ['GET', '/v2/_oci/ext/discover', { kind: 'probe' }],
       ['GET', '/v2/_catalog', { kind: 'catalog' }],
+      ['GET', '/metrics', { kind: 'metrics' }],
       ['GET', '/v2/r/tags/list', { kind: 'pull', repository: 'r' }],
       ['GET', `/v2/r/referrers/${digest}`, { kind: 'pull', repository: 'r' }],
       ['HEAD', '/v2/r/manifests/v1', { kind: 'pull', repository: 'r' }],

@@ -6,6 +6,7 @@ import { createApp, createHttpServer } from '../../registry/app.ts';
 import { defaultLimits } from '../../registry/limits.ts';
 import { METADATA_MIGRATIONS, type MetadataTables } from '../../registry/metadata/schema.ts';
 import { createSqlIndex } from '../../registry/metadata/sql.ts';
+import { createMetrics } from '../../registry/metrics.ts';
 import { createPullTimes } from '../../registry/upkeep/pull-times.ts';
 import { createMemoryBlobStore } from '../../shared/blob-store-memory.ts';
 import { openDatabase } from '../../shared/database.ts';
@@ -27,7 +28,7 @@ export async function startMemoryRegistry(access: Access): Promise<RunningRegist
       now,
       randomId: randomUUID,
     },
-    { log: createSilentLog() },
+    { log: createSilentLog(), metrics: createMetrics(), isServing: () => true },
   );
   const server = createHttpServer(app, limits).listen(0, '127.0.0.1');
   await once(server, 'listening');

@@ -775,6 +775,20 @@ export function wireContract(name: string, start: () => Promise<RunningRegistry>
       });
     });
 
+    it('tells that it is alive and ready, and counts requests by kind of route', async () => {
+      for (const path of ['/healthz', '/readyz']) expect((await send('GET', path)).status).toBe(200);
+      const repository = fresh();
+      await pushBlob(repository, 'counted');
+      await send('GET', `/v2/${repository}/blobs/${digestOf('counted')}`);
+      const metrics = await send('GET', '/metrics');
+      expect(metrics.headers['content-type']).toContain('text/plain');
+      const lines = metrics.body.toString();
+      expect(lines).toMatch(/^berth_registry_requests_total\{route="blob",method="GET",status="200"\} [1-9]/m);
+      expect(lines).toMatch(/^berth_registry_request_seconds_bucket\{le="0.1",route="uploads",method="POST"\} [1-9]/m);
+      expect(lines).toMatch(/^berth_registry_requests_under_way\{route="other"\} 1$/m);
+      expect(lines).not.toContain(repository);
+    });
+
     it('reads an error body of any refusal as text of one JSON document', async () => {
       const response = await fetch(new URL('/v2/a/manifests/none', registry.url));
       expect(response.headers.get('content-type')).toBe('application/json');
