@@ -1,4 +1,5 @@
 import { execFile } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { copyFile, mkdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -93,8 +94,11 @@ describe.each<RuntimeName>(['crun', 'runc'])('%s', (name) => {
     const exec = run(runtime.program, [...runtime.execArgs(id, { processPath })]);
     await expect(exec).rejects.toMatchObject({ code: 7, stdout: 'out\n' });
 
+    const pid = (await runtime.state(id))?.pid;
     await runtime.kill(id, 9);
     await stopped(runtime, id);
+    // Whoever inherited it has to reap it first: signals to a zombie succeed.
+    await expect.poll(() => existsSync(`/proc/${pid}`), { timeout: DEADLINE_MS }).toBe(false);
     await expect(runtime.kill(id, 9)).rejects.toMatchObject({ kind: 'conflict' });
     await runtime.delete(id);
     await runtime.delete(id);
