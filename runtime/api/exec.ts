@@ -55,11 +55,12 @@ async function startExec(ctx: ApiContext, engine: Engine): Promise<void> {
   }
   const signal = disconnectSignal(ctx);
   // The head goes out before the process starts: some clients lose bytes that arrive together with it.
-  const socket = hijack(ctx, { terminal: request.Tty });
+  const connection = hijack(ctx, { terminal: request.Tty });
+  const { socket } = connection;
   try {
     const attachment = await engine.containers.startExec(id, { terminal: request.Tty, size, signal });
     if (attachment === undefined) finish(socket);
-    else await serveAttachment(socket, attachment);
+    else await serveAttachment(connection, attachment);
   } catch (error) {
     const bytes = Buffer.from(`${messageOf(error)}\r\n`);
     if (!request.Tty) socket.write(frame({ stream: 'stderr', bytes }));

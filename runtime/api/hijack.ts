@@ -8,7 +8,7 @@
  */
 import { once } from 'node:events';
 import type { Socket } from 'node:net';
-import type { Writable } from 'node:stream';
+import { PassThrough, type Readable, type Writable } from 'node:stream';
 import type { Attachment, OutputChunk } from '../engine.ts';
 import type { ApiContext } from './context.ts';
 
@@ -24,11 +24,16 @@ export function streamType(ctx: ApiContext, terminal: boolean): string {
   return !terminal && ctx.state.apiMinor >= MULTIPLEXED_SINCE ? MULTIPLEXED_STREAM : RAW_STREAM;
 }
 
-/**
- * Takes the connection and sends the head. The socket is paused; the caller owns it and ends it with `finish`.
- * Errors after this can only be told inside the stream.
- */
-export function hijack(ctx: ApiContext, options: { readonly terminal: boolean }): Socket {
+/** A connection that is ours now. */
+export interface Hijacked {
+  /** For writing, and for ending with `finish`. */
+  readonly socket: Socket;
+  /** What the client sends, from the first byte after its request; it ends with the client's half close. */
+  readonly input: Readable;
+}
+
+/** Takes the connection and sends the head. Errors after this can only be told inside the stream. */
+export function hijack(ctx: ApiContext, options: { readonly terminal: boolean }): Hijacked {
   ctx.respond = false;
   const { req, res } = ctx;
   const { socket } = req;
@@ -40,10 +45,8 @@ export function hijack(ctx: ApiContext, options: { readonly terminal: boolean })
   req.on('error', () => {});
   socket.setTimeout(0);
   socket.setNoDelay(true);
-  // Leaves the parser's own way of reading before bytes after the request arrive.
-  socket.on('readable', () => {});
-  socket.removeAllListeners('readable');
-  socket.pause();
+  // At once: the HTTP server may still set the socket flowing, and bytes without a listener are lost.
+  const input = socket.pipe(new PassThrough());
 
   const upgrade = ctx.get('upgrade') !== '';
   const head = upgrade
@@ -57,12 +60,13 @@ export function hijack(ctx: ApiContext, options: { readonly terminal: boolean })
   for (const [name, value] of Object.entries(res.getHeaders()))
     if (!/^(?:content-|connection|upgrade|transfer-)/.test(name)) head.push(`${name}: ${String(value)}`);
   socket.write(`${head.join('\r\n')}\r\n\r\n`);
-  return socket;
+  return { socket, input };
 }
 
 /** Ends our side, and does not wait for ever for the client's. */
 export function finish(socket: Socket): void {
   socket.end();
+  socket.unpipe();
   socket.resume();
   const timer = setTimeout(() => socket.destroy(), LINGER_MS);
   timer.unref();
@@ -113,10 +117,10 @@ export async function copyOutput(
 }
 
 /** Carries both directions between a hijacked connection and an attachment until the output ends; then gives both back. */
-export async function serveAttachment(socket: Socket, attachment: Attachment): Promise<void> {
+export async function serveAttachment({ socket, input }: Hijacked, attachment: Attachment): Promise<void> {
   try {
-    if (attachment.input === undefined) socket.resume();
-    else feed(socket, attachment.input);
+    if (attachment.input === undefined) input.resume();
+    else feed(input, attachment.input);
     await copyOutput(attachment.output, socket, { framed: !attachment.terminal });
   } finally {
     finish(socket);
@@ -125,19 +129,12 @@ export async function serveAttachment(socket: Socket, attachment: Attachment): P
 }
 
 /** stdin: waits for the container, and a container that has closed its stdin does not end the connection. */
-function feed(socket: Socket, input: Writable): void {
-  let isOpen = true;
-  const close = () => {
-    isOpen = false;
-    socket.resume();
+function feed(input: Readable, stdin: Writable): void {
+  const drop = () => {
+    input.unpipe(stdin);
+    input.resume();
   };
-  input.once('error', close);
-  input.once('close', close);
-  input.on('drain', () => socket.resume());
-  socket.on('data', (bytes: Buffer) => {
-    if (isOpen && !input.write(bytes)) socket.pause();
-  });
-  socket.once('end', () => {
-    if (isOpen) input.end();
-  });
+  stdin.once('error', drop);
+  stdin.once('close', drop);
+  input.pipe(stdin);
 }

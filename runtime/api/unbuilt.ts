@@ -2,23 +2,27 @@
 import { AppError } from '../../shared/errors.ts';
 import type { ApiRouter } from './context.ts';
 
-const UNBUILT: readonly (readonly [path: RegExp, what: string])[] = [
-  [/^\/networks(?:\/|$)/, 'networks: containers have --network none or host'],
-  [/^\/volumes(?:\/|$)/, 'volumes: bind a directory of the host instead'],
-  [/^\/(?:build|session|grpc)(?:\/|$)/, 'building images'],
-  [/^\/commit$/, 'making an image of a container'],
-  [/^\/containers\/.+\/(?:archive|export)$/, 'copying files out of and into containers'],
-  [/^\/containers\/.+\/attach\/ws$/, 'attaching over a websocket'],
-  [/^\/containers\/.+\/checkpoints(?:\/|$)/, 'checkpoints'],
-  [/^\/images\/search$/, 'searching registries'],
-  [/^\/(?:swarm|nodes|services|tasks|secrets|configs)(?:\/|$)/, 'swarm mode'],
-  [/^\/plugins(?:\/|$)/, 'plugins'],
+// The docker CLI asks for an object of every kind in turn, and goes on where the answer says `not supported`.
+const UNBUILT: readonly (readonly [path: RegExp, message: string])[] = [
+  [/^\/networks(?:\/|$)/, 'networks are not supported by this engine: containers have --network none or host'],
+  [/^\/volumes(?:\/|$)/, 'volumes are not supported by this engine: bind a directory of the host instead'],
+  [/^\/(?:build|session|grpc)(?:\/|$)/, 'building images is not supported by this engine'],
+  [/^\/commit$/, 'making an image of a container is not supported by this engine'],
+  [
+    /^\/containers\/.+\/(?:archive|export)$/,
+    'copying files out of and into containers is not supported by this engine',
+  ],
+  [/^\/containers\/.+\/attach\/ws$/, 'attaching over a websocket is not supported by this engine: attach by upgrade'],
+  [/^\/containers\/.+\/checkpoints(?:\/|$)/, 'checkpoints are not supported by this engine'],
+  [/^\/images\/search$/, 'searching registries is not supported by this engine'],
+  [/^\/(?:swarm|nodes|services|tasks|secrets|configs)(?:\/|$)/, 'swarm mode is not supported by this engine'],
+  [/^\/plugins(?:\/|$)/, 'plugins are not supported by this engine'],
 ];
 
 /** Last, so that it only sees what nobody else answers. */
 export function addUnbuiltRoutes(router: ApiRouter): void {
-  for (const [path, what] of UNBUILT)
+  for (const [path, message] of UNBUILT)
     router.all(path, () => {
-      throw new AppError('unsupported', `this engine does not support ${what}`);
+      throw new AppError('unsupported', message);
     });
 }

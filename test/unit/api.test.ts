@@ -129,7 +129,12 @@ describe('wire rules', () => {
       400,
       'invalid value for since: "yesterday" is not seconds[.nanoseconds] since 1970',
     ],
-    ['POST', '/networks/create', 501, 'this engine does not support networks: containers have --network none or host'],
+    [
+      'POST',
+      '/networks/create',
+      501,
+      'networks are not supported by this engine: containers have --network none or host',
+    ],
     [
       'POST',
       '/images/create?fromImage=busybox',
@@ -366,8 +371,10 @@ describe('hijacked connections', () => {
         'Content-Type: application/json\r\nContent-Length: 16\r\n\r\n{"Detach":false}',
     );
     expect(await read('\r\n\r\n')).toContain('101 UPGRADED');
-    started.resolve();
+    // All of stdin is there before the process is.
     socket.end('ok');
+    await call('GET', '/_ping');
+    started.resolve();
     expect(await read('bye')).toContain('OK');
     await once(socket, 'close');
   });
