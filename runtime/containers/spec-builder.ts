@@ -2,10 +2,10 @@
  * SpecBuilder on this host: looks up what spec.ts, which is pure, has to be told: users in the image's files, devices,
  * namespaces of other containers.
  */
-import { lstat } from 'node:fs/promises';
+import { lstat, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AppError } from '../../shared/errors.ts';
-import type { ContainerRecord } from './container.ts';
+import type { ContainerRecord, MountPoint } from './container.ts';
 import { blockDevicesOf, devicesOf } from './devices.ts';
 import type { SpecBuilder, SpecRequest } from './ports.ts';
 import type { HostConfig } from './request.ts';
@@ -25,10 +25,11 @@ export function createSpecBuilder(options: SpecBuilderOptions): SpecBuilder {
   const inputOf = async (request: SpecRequest): Promise<SpecInput> => {
     const { record, rootfs, etc, pidOf } = request;
     const { config, hostConfig } = record;
-    const [user, devices, blockDevices] = await Promise.all([
+    const [user, devices, blockDevices, fileSources] = await Promise.all([
       userOf(rootfs, { user: config.User, groupAdd: hostConfig.GroupAdd }),
       devicesOf(hostConfig),
       blockDevicesOf(limitedDevices(hostConfig)),
+      fileSourcesOf(record.mounts),
       refuseLinks(rootfs),
     ]);
     const joined = /^container:(.+)$/.exec(hostConfig.PidMode)?.[1];
@@ -37,6 +38,7 @@ export function createSpecBuilder(options: SpecBuilderOptions): SpecBuilder {
       config,
       hostConfig,
       mounts: record.mounts,
+      fileSources,
       user,
       host: options.host,
       paths: { rootfs, ...etc, init: options.init },
@@ -71,6 +73,17 @@ async function userOf(
     (await readInside(rootfs, path, { maxBytes: USER_FILE_MAX_BYTES }))?.toString('utf8');
   const [passwd, group] = await Promise.all([read('/etc/passwd'), read('/etc/group')]);
   return resolveUser(user, groupAdd, { passwd, group });
+}
+
+async function fileSourcesOf(mounts: readonly MountPoint[]): Promise<ReadonlySet<string>> {
+  const files = new Set<string>();
+  for (const { type, source } of mounts) {
+    if (type !== 'bind') continue;
+    // A source that is gone is the runtime's to report.
+    const info = await stat(source).catch(() => undefined);
+    if (info !== undefined && !info.isDirectory()) files.add(source);
+  }
+  return files;
 }
 
 /** What is mounted there would land where the link points (CVE-2026-41579, CVE-2026-47766, CVE-2019-19921). */

@@ -17,6 +17,8 @@ export interface OciMount {
 export interface MountsInput {
   readonly hostConfig: HostConfig;
   readonly mounts: readonly MountPoint[];
+  /** Sources that are no directories. */
+  readonly fileSources: ReadonlySet<string>;
   readonly paths: {
     readonly resolvConf: string;
     readonly hostname: string;
@@ -113,7 +115,7 @@ function initMount(destination: string, source: string): OciMount {
   return { destination, type: 'bind', source, options: ['bind', 'ro'] };
 }
 
-function bindsOf({ hostConfig, mounts, kernel }: MountsInput): readonly OciMount[] {
+function bindsOf({ hostConfig, mounts, fileSources, kernel }: MountsInput): readonly OciMount[] {
   return mounts
     .filter(({ type }) => type === 'bind')
     .map(({ source, destination, writable, propagation }) => {
@@ -126,7 +128,8 @@ function bindsOf({ hostConfig, mounts, kernel }: MountsInput): readonly OciMount
           'unsupported',
           `cannot make ${JSON.stringify(destination)} recursively read-only: it needs Linux 5.12`,
         );
-      const access = writable ? [] : [isDeep ? 'rro' : 'ro'];
+      // Nothing is mounted below a file, and older crun takes `rro` for directories only.
+      const access = writable ? [] : [isDeep && !fileSources.has(source) ? 'rro' : 'ro'];
       return {
         destination,
         type: 'bind',

@@ -67,6 +67,8 @@ export interface SpecInput {
   readonly hostConfig: HostConfig;
   /** Binds; a tmpfs is taken from hostConfig. */
   readonly mounts: readonly MountPoint[];
+  /** Sources of binds that are no directories; none by default. */
+  readonly fileSources?: ReadonlySet<string> | undefined;
   readonly user: ResolvedUser;
   readonly host: SpecHost;
   readonly paths: SpecPaths;
@@ -155,6 +157,7 @@ export function specOf(input: SpecInput): OciSpec {
   const mounts = mountsOf({
     hostConfig,
     mounts: input.mounts,
+    fileSources: input.fileSources ?? new Set(),
     paths,
     kernel: host.kernel,
     ipc: modes.ipc.kind === 'host' ? 'host' : hostConfig.IpcMode,
