@@ -8,6 +8,9 @@ import Koa, { type Context } from 'koa';
 import { digestOf } from '../shared/digest.ts';
 import { AppError } from '../shared/errors.ts';
 import type { Log } from '../shared/log.ts';
+import type { Identity } from './access/access.ts';
+import { type Audit, createAudit } from './access/audit.ts';
+import { TOKEN_PATH, type TokenEndpoint } from './access/token-endpoint.ts';
 import { authorize, type Exchange, type Handlers, METHODS, type RegistryPorts } from './exchange.ts';
 import { createBlobHandlers } from './handlers/blobs.ts';
 import { createCatalogHandlers } from './handlers/catalog.ts';
@@ -26,19 +29,22 @@ export interface AppOptions {
   readonly metrics: Metrics;
   /** False while draining: load balancers then look elsewhere. */
   readonly isServing: () => boolean;
+  /** Where tokens are given, if they are given here. */
+  readonly tokenEndpoint?: TokenEndpoint | undefined;
 }
 
 export function createApp(ports: RegistryPorts, options: AppOptions): Koa {
-  const { log, metrics } = options;
+  const { log, metrics, tokenEndpoint } = options;
   const app = new Koa();
   // Only what escapes the error edge comes here: failures of a socket that is gone.
   app.on('error', (error) => log.debug('connection failed', { error }));
   app.use(createMeter(metrics));
   app.use(createErrorEdge(ports, log));
 
-  const dispatch = createDispatch(ports);
+  const audit = createAudit(log.child({ component: 'audit' }));
   const router = new Router();
-  router.all(/^\/v2(?:\/|$)/, dispatch);
+  router.all(/^\/v2(?:\/|$)/, createDispatch(ports, audit));
+  if (tokenEndpoint !== undefined) router.all(TOKEN_PATH, (ctx) => audit.refusals(ctx, {}, () => tokenEndpoint(ctx)));
   addOperations(router, ports, options);
   app.use(router.routes());
   app.use(async ({ path }) => {
@@ -135,7 +141,7 @@ function answer(ctx: Context, error: OciError, requestId: string): void {
 
 type HandlerTable = { readonly [K in Route['kind']]: Handlers<K> };
 
-function createDispatch(ports: RegistryPorts): (ctx: Context) => Promise<void> {
+function createDispatch(ports: RegistryPorts, audit: Audit): (ctx: Context) => Promise<void> {
   const { access } = ports;
   const table: HandlerTable = {
     base: {
@@ -165,8 +171,12 @@ function createDispatch(ports: RegistryPorts): (ctx: Context) => Promise<void> {
   return async (ctx) => {
     const route = parseRoute(ctx.path);
     if (route === undefined) throw notServed(ctx.path);
-    const identity = await access.authenticate({ headers: ctx.headers, remoteAddress: ctx.req.socket.remoteAddress });
-    await handle(table, route, { ctx, identity, query: new URLSearchParams(ctx.querystring) });
+    const who: { identity?: Identity } = {};
+    await audit.record(ctx, who, async () => {
+      const identity = await access.authenticate({ headers: ctx.headers, remoteAddress: ctx.req.socket.remoteAddress });
+      who.identity = identity;
+      await handle(table, route, { ctx, identity, query: new URLSearchParams(ctx.querystring) });
+    });
   };
 }
 

@@ -2,6 +2,7 @@
 import { type Config, choiceOption, durationOption, flagOption, type Program, textOption } from '../shared/config.ts';
 import { AppError } from '../shared/errors.ts';
 import { LOG_LEVELS } from '../shared/log.ts';
+import { ACCESS_OPTIONS } from './access/options.ts';
 import { LIMIT_OPTIONS } from './limits.ts';
 
 const OPTIONS = {
@@ -21,6 +22,7 @@ const OPTIONS = {
     default: false,
   }),
   logLevel: choiceOption({ description: 'least important lines to log', choices: LOG_LEVELS, default: 'info' }),
+  ...ACCESS_OPTIONS,
   ...LIMIT_OPTIONS,
 } as const;
 

@@ -10,6 +10,8 @@ import type { PullTimes } from './upkeep/pull-times.ts';
 
 export interface RegistryPorts extends Storage {
   readonly access: Access;
+  /** Most bytes of a repository; undefined = no quota. */
+  readonly quotaBytes?: ((repository: string) => number | undefined) | undefined;
   readonly limits: Limits;
   readonly pullTimes: PullTimes;
   /** Where blobs are, if they are files of this machine. */

@@ -92,6 +92,30 @@ export const LIMIT_OPTIONS = {
     description: 'nothing younger is collected; longer than the longest push from its first blob to its manifest',
     default: 24 * HOUR_MS,
   }),
+  failedLoginsPerMinute: integerOption({
+    description: 'wrong passwords from one address (IPv6: one /64 network) before it has to wait; 0 = no limit',
+    default: 20,
+    min: 0,
+    max: 1_000_000,
+  }),
+  loginQueueMax: integerOption({
+    description: 'password checks that may wait for their turn, a quarter of them from one address',
+    default: 128,
+    min: 4,
+    max: 10_000,
+  }),
+  requestsPerMinute: integerOption({
+    description: 'requests of one user, with bursts of as many; 0 = no limit',
+    default: 0,
+    min: 0,
+    max: 10_000_000,
+  }),
+  anonymousRequestsPerMinute: integerOption({
+    description: 'requests without a name from one address (IPv6: one /64 network); 0 = no limit',
+    default: 0,
+    min: 0,
+    max: 10_000_000,
+  }),
   pullTimeResolutionMs: durationOption({
     description: 'a manifest that is pulled again within this time is not noted again',
     default: HOUR_MS,

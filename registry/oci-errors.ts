@@ -79,7 +79,9 @@ export function toOciError(error: unknown): OciError {
     if (answer !== undefined) {
       const headers = answer.status === 503 ? { 'retry-after': '1' } : {};
       const status = answer.status ?? OCI_ERROR_CODES[answer.code];
-      return new OciError(answer.code, error.message, { status, headers, cause: error });
+      // Of refusals the detail is meant for the client: how much a quota leaves.
+      const detail = error.kind === 'denied' ? error.detail : undefined;
+      return new OciError(answer.code, error.message, { status, headers, detail, cause: error });
     }
   }
   return new OciError('UNKNOWN', 'cannot answer: the registry failed, its log has the request id', { cause: error });

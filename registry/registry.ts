@@ -10,10 +10,10 @@ import { mkdir } from 'node:fs/promises';
 import type { Server } from 'node:http';
 import { join } from 'node:path';
 import { createFsBlobStore, type FsBlobStore } from '../shared/blob-store-fs.ts';
-import { openDatabase } from '../shared/database.ts';
+import { type Database, openDatabase } from '../shared/database.ts';
 import { AppError, hasCode, isKind, messageOf } from '../shared/errors.ts';
 import type { Log } from '../shared/log.ts';
-import { createOpenAccess } from './access/policy.ts';
+import { openAccessControl } from './access/assemble.ts';
 import { createApp, createHttpServer } from './app.ts';
 import { type ListenAddress, parseListenAddress, type RegistryConfig } from './config.ts';
 import { METADATA_MIGRATIONS, type MetadataTables } from './metadata/schema.ts';
@@ -41,7 +41,7 @@ const PULL_TIMES_FLUSH_MS = 60_000;
 export async function startRegistry({ config, log, now, randomId }: RegistryOptions): Promise<Registry> {
   await using undo = new AsyncDisposableStack();
   const address = parseListenAddress(config.listen);
-  const { index, blobs } = undo.use(await openStorage(config, { now }));
+  const { database, index, blobs } = undo.use(await openStorage(config, { now }));
   const metrics = createMetrics();
   let serving = true;
   const pullTimes = createPullTimes(index, { now, resolutionMs: config.pullTimeResolutionMs });
@@ -56,18 +56,20 @@ export async function startRegistry({ config, log, now, randomId }: RegistryOpti
 
   const anonymousWrites =
     config.anonymousWrites === 'always' || (config.anonymousWrites === 'loopback' && address.isLoopback);
+  const control = undo.use(await openAccessControl({ config, database, anonymousWrites, log, now, randomId }));
   const app = createApp(
     {
       index,
       blobs,
       blobPathOf: blobs.pathOf,
-      access: createOpenAccess({ anonymousWrites }),
+      access: control.access,
+      quotaBytes: control.quotaBytes,
       limits: config,
       pullTimes,
       now,
       randomId,
     },
-    { log, metrics, isServing: () => serving },
+    { log, metrics, isServing: () => serving, tokenEndpoint: control.tokenEndpoint },
   );
   const server = createHttpServer(app, config);
   const url = await listen(server, address);
@@ -82,6 +84,7 @@ export async function startRegistry({ config, log, now, randomId }: RegistryOpti
 }
 
 export interface OpenStorage extends AsyncDisposable {
+  readonly database: Database<MetadataTables>;
   readonly index: SqlIndex;
   readonly blobs: FsBlobStore;
 }
@@ -96,6 +99,7 @@ export async function openStorage(
   const path = copyOfIndex ?? join(config.root, METADATA_FILE);
   const database = openDatabase<MetadataTables>({ path, migrations: METADATA_MIGRATIONS });
   return {
+    database,
     index: createSqlIndex(database, { now, gcGraceMs: config.gcGraceMs }),
     blobs: createFsBlobStore({ root: config.root, now }),
     [Symbol.asyncDispose]: () => database.close(),

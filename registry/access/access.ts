@@ -9,16 +9,33 @@ import type { IncomingHttpHeaders } from 'node:http';
 import { OciError } from '../oci-errors.ts';
 
 export interface Identity {
-  /** Stable and unique; owns upload sessions and appears in logs. */
+  /** Stable and unique; owns upload sessions and appears in logs. What it may do is looked up at each decision. */
   readonly id: string;
   readonly isAnonymous: boolean;
+  /** Present = shown by a token, which allows no more than it says. */
+  readonly token?: TokenRights;
 }
+
+export interface TokenRights {
+  /** Our own tokens only narrow what the policy gives; an outside issuer's say what the policy cannot know. */
+  readonly issuedBy: 'us' | 'outside';
+  readonly grants: Grants;
+}
+
+export type RepositoryAction = 'pull' | 'push' | 'delete';
+
+export interface Grants {
+  readonly catalog: boolean;
+  readonly repositories: ReadonlyMap<string, ReadonlySet<RepositoryAction>>;
+}
+
+export const ANONYMOUS: Identity = { id: 'anonymous', isAnonymous: true };
 
 export type Action =
   | { readonly kind: 'probe' }
   | { readonly kind: 'catalog' }
   | { readonly kind: 'metrics' }
-  | { readonly kind: 'pull' | 'push' | 'delete'; readonly repository: string }
+  | { readonly kind: RepositoryAction; readonly repository: string }
   | {
       readonly kind: 'tag-create' | 'tag-overwrite' | 'tag-delete';
       readonly repository: string;
@@ -40,10 +57,15 @@ export interface Caller {
 }
 
 export interface Access {
-  /** @throws OciError UNAUTHORIZED with a challenge when credentials are given and wrong; none given = anonymous */
+  /**
+   * @throws OciError UNAUTHORIZED with a challenge when credentials are given and wrong (none given = anonymous),
+   * TOOMANYREQUESTS with Retry-After
+   */
   authenticate(caller: Caller): Promise<Identity>;
   decide(identity: Identity, action: Action): Decision;
 }
+
+export const ALLOWED: Decision = { allowed: true };
 
 /** @throws OciError UNAUTHORIZED, DENIED */
 export function assertAllowed(decision: Decision): void {

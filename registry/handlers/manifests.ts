@@ -17,7 +17,7 @@ import { OciError } from '../oci-errors.ts';
 import { type ManifestReference, manifestPath, parseTag } from '../routes.ts';
 
 export function createManifestHandlers(ports: RegistryPorts): Handlers<'manifest'> {
-  const { index, access, limits, pullTimes } = ports;
+  const { index, access, limits, pullTimes, quotaBytes } = ports;
 
   const resolve = coalesce(
     ({ repository, reference }: { readonly repository: string; readonly reference: ManifestReference }) =>
@@ -90,7 +90,8 @@ export function createManifestHandlers(ports: RegistryPorts): Handlers<'manifest
     { manifest, tags }: { readonly manifest: NewManifest; readonly tags: readonly string[] },
   ): Promise<void> {
     try {
-      await index.putManifest(repository, manifest, { tags, guard: tagGuard(access, identity, repository) });
+      const guard = tagGuard(access, identity, repository);
+      await index.putManifest(repository, manifest, { tags, guard, quotaBytes: quotaBytes?.(repository) });
     } catch (error) {
       if (isKind(error, 'not-found'))
         throw new OciError('MANIFEST_BLOB_UNKNOWN', error.message, { detail: error.detail, cause: error });

@@ -27,7 +27,7 @@ export function createUploadHandlers(ports: RegistryPorts): {
   readonly uploads: Handlers<'uploads'>;
   readonly upload: Handlers<'upload'>;
 } {
-  const { index, blobs, access, limits, now, randomId } = ports;
+  const { index, blobs, access, limits, now, randomId, quotaBytes } = ports;
   const turns = createTurns({ waitMs: limits.uploadWaitMs });
 
   async function findSession({ identity }: Exchange, repository: string, id: string): Promise<UploadSession> {
@@ -63,7 +63,7 @@ export function createUploadHandlers(ports: RegistryPorts): {
     if (now().getTime() - pinned.getTime() > limits.gcGraceMs / 4) await pin(digest);
     try {
       const { sizeBytes } = await ingest.commit({ digest });
-      await index.linkBlob(repository, { digest, sizeBytes }, { upload });
+      await index.linkBlob(repository, { digest, sizeBytes }, { upload, quotaBytes: quotaBytes?.(repository) });
     } catch (error) {
       if (!isKind(error, 'integrity')) throw error;
       await ingest.abort();
@@ -82,7 +82,10 @@ export function createUploadHandlers(ports: RegistryPorts): {
         ? [parseName(from)]
         : (await index.repositoriesWithBlob(digest, { limit: MOUNT_CANDIDATES })).entries;
     for (const candidate of candidates.filter(mayPull)) {
-      const blob: LinkedBlob | undefined = await index.mountBlob(to, candidate, digest);
+      const blob: LinkedBlob | undefined = await index.mountBlob(to, candidate, {
+        digest,
+        quotaBytes: quotaBytes?.(to),
+      });
       if (blob !== undefined) return blob;
     }
     return undefined;

@@ -74,12 +74,13 @@ export interface ManifestIndex {
   /**
    * Stores a manifest and points tags at it, or neither. Whether its references exist is checked in the same
    * transaction that records them, so garbage collection cannot come between. Idempotent.
-   * @throws AppError 'not-found' with detail.missing (digests), 'conflict' if it is stored with another media type
+   * @throws AppError 'not-found' with detail.missing (digests), 'conflict' if it is stored with another media type,
+   * 'denied' when the repository would hold more than quotaBytes
    */
   putManifest(
     repository: string,
     manifest: NewManifest,
-    options: { readonly tags: readonly string[]; readonly guard: TagGuard },
+    options: { readonly tags: readonly string[]; readonly guard: TagGuard; readonly quotaBytes?: number | undefined },
   ): Promise<void>;
   /** Removes the tag only; false = was absent. */
   removeTag(repository: string, tag: string, options: { readonly guard: TagGuard }): Promise<boolean>;
@@ -123,10 +124,22 @@ export interface BlobIndex {
   /**
    * Makes a stored blob readable through the repository, which begins to exist with it, and ends the upload session
    * that brought it. Idempotent.
+   * @throws AppError 'denied' when the repository would hold more than quotaBytes; the bytes are then left to collection
    */
-  linkBlob(repository: string, blob: LinkedBlob, options?: { readonly upload?: string | undefined }): Promise<void>;
-  /** Links what `from` has into `to`; undefined = `from` does not have it. */
-  mountBlob(to: string, from: string, digest: Digest): Promise<LinkedBlob | undefined>;
+  linkBlob(
+    repository: string,
+    blob: LinkedBlob,
+    options?: { readonly upload?: string | undefined; readonly quotaBytes?: number | undefined },
+  ): Promise<void>;
+  /**
+   * Links what `from` has into `to`; undefined = `from` does not have it.
+   * @throws AppError 'denied' when `to` would hold more than quotaBytes
+   */
+  mountBlob(
+    to: string,
+    from: string,
+    options: { readonly digest: Digest; readonly quotaBytes?: number | undefined },
+  ): Promise<LinkedBlob | undefined>;
   /** Repositories that hold this blob, a few of them, for a mount without `from`. */
   repositoriesWithBlob(digest: Digest, page: Page): Promise<Paged<string>>;
   /**

@@ -28,7 +28,13 @@ import type { Migration } from '../../shared/database.ts';
 import type { Digest, DigestAlgorithm } from '../../shared/digest.ts';
 
 export interface MetadataTables {
-  repository: { id: Generated<number>; name: string; createdAt: number };
+  repository: {
+    id: Generated<number>;
+    name: string;
+    createdAt: number;
+    /** Bytes of linked blobs and of manifests. Triggers keep it, whoever adds or removes them. */
+    usedBytes: Generated<number>;
+  };
   manifest: {
     repositoryId: number;
     digest: Digest;
@@ -52,6 +58,14 @@ export interface MetadataTables {
   removal: { digest: Digest; sizeBytes: number; decidedAt: number };
   upload: { id: string; repository: string; owner: string; algorithm: DigestAlgorithm; startedAt: number };
   lease: { name: string; holder: string; expiresAt: number };
+  refreshToken: {
+    tokenHash: string;
+    subject: string;
+    service: string;
+    fingerprint: string;
+    createdAt: number;
+    expiresAt: number;
+  };
 }
 
 /** `without rowid` where the key is the row: one tree instead of two. Lists are range scans of these keys. */
@@ -132,6 +146,44 @@ export const METADATA_MIGRATIONS: readonly Migration[] = [
         holder text not null,
         expiresAt integer not null
       ) strict, without rowid`,
+    ],
+  },
+  {
+    name: 'registry-access-1-usage',
+    statements: [
+      'alter table repository add column usedBytes integer not null default 0',
+      `update repository set usedBytes =
+        (select coalesce(sum(blob.sizeBytes), 0) from repositoryBlob join blob on blob.digest = repositoryBlob.digest
+          where repositoryBlob.repositoryId = repository.id)
+        + (select coalesce(sum(manifest.sizeBytes), 0) from manifest where manifest.repositoryId = repository.id)`,
+      `create trigger usageOfLinkedBlob after insert on repositoryBlob begin
+        update repository set usedBytes = usedBytes + (select sizeBytes from blob where digest = new.digest)
+          where id = new.repositoryId;
+      end`,
+      `create trigger usageOfUnlinkedBlob after delete on repositoryBlob begin
+        update repository set usedBytes = usedBytes - (select sizeBytes from blob where digest = old.digest)
+          where id = old.repositoryId;
+      end`,
+      `create trigger usageOfNewManifest after insert on manifest begin
+        update repository set usedBytes = usedBytes + new.sizeBytes where id = new.repositoryId;
+      end`,
+      `create trigger usageOfRemovedManifest after delete on manifest begin
+        update repository set usedBytes = usedBytes - old.sizeBytes where id = old.repositoryId;
+      end`,
+    ],
+  },
+  {
+    name: 'registry-access-2-refresh-tokens',
+    statements: [
+      `create table refreshToken (
+        tokenHash text primary key,
+        subject text not null,
+        service text not null,
+        fingerprint text not null,
+        createdAt integer not null,
+        expiresAt integer not null
+      ) strict, without rowid`,
+      'create index refreshTokenBySubject on refreshToken (subject, createdAt)',
     ],
   },
 ];

@@ -5,7 +5,7 @@ import type { Digest } from '../../shared/digest.ts';
 import { AppError } from '../../shared/errors.ts';
 import type { BlobIndex, LinkedBlob, UploadIndex } from './index.ts';
 import type { MetadataTables } from './schema.ts';
-import { ensureRepository, paged, type SqlIndexOptions, touchIntervalMs } from './sql-manifests.ts';
+import { ensureRepository, paged, quotaExceeded, type SqlIndexOptions, touchIntervalMs } from './sql-manifests.ts';
 
 export function createBlobIndex(database: Database<MetadataTables>, options: SqlIndexOptions): BlobIndex {
   const now = () => options.now().getTime();
@@ -75,19 +75,23 @@ export function createBlobIndex(database: Database<MetadataTables>, options: Sql
       });
     },
 
-    async linkBlob(repository, { digest, sizeBytes }, { upload } = {}) {
-      await database.write(async (transaction) => {
+    async linkBlob(repository, { digest, sizeBytes }, { upload, quotaBytes } = {}) {
+      const exceeded = await database.write(async (transaction) => {
+        const over = await overQuota(transaction, { repository, digest, sizeBytes, quotaBytes });
         await transaction
           .insertInto('blob')
           .values({ digest, sizeBytes, createdAt: now() })
           .onConflict((conflict) => conflict.column('digest').doNothing())
           .execute();
-        await link(transaction, repository, digest);
+        // The row without a link is how collection finds the bytes, which are there already.
+        if (over === undefined) await link(transaction, repository, digest);
         if (upload !== undefined) await transaction.deleteFrom('upload').where('id', '=', upload).execute();
+        return over;
       });
+      if (exceeded !== undefined) throw exceeded;
     },
 
-    async mountBlob(to, from, digest) {
+    async mountBlob(to, from, { digest, quotaBytes }) {
       return database.write(async (transaction) => {
         const source = await transaction
           .selectFrom('repository')
@@ -98,8 +102,11 @@ export function createBlobIndex(database: Database<MetadataTables>, options: Sql
           .select('blob.sizeBytes')
           .executeTakeFirst();
         if (source === undefined) return undefined;
+        const { sizeBytes } = source;
+        const exceeded = await overQuota(transaction, { repository: to, digest, sizeBytes, quotaBytes });
+        if (exceeded !== undefined) throw exceeded;
         await link(transaction, to, digest);
-        return { digest, sizeBytes: source.sizeBytes };
+        return { digest, sizeBytes };
       });
     },
 
@@ -146,6 +153,35 @@ export function createBlobIndex(database: Database<MetadataTables>, options: Sql
       });
     },
   };
+}
+
+interface QuotaQuestion {
+  readonly repository: string;
+  readonly digest: Digest;
+  readonly sizeBytes: number;
+  readonly quotaBytes: number | undefined;
+}
+
+/** What the repository has already costs nothing more. */
+async function overQuota(
+  transaction: Transaction<MetadataTables>,
+  { repository, digest, sizeBytes, quotaBytes }: QuotaQuestion,
+): Promise<AppError | undefined> {
+  if (quotaBytes === undefined) return undefined;
+  const found = await transaction
+    .selectFrom('repository')
+    .where('name', '=', repository)
+    .select(['id', 'usedBytes'])
+    .executeTakeFirst();
+  const linked = await transaction
+    .selectFrom('repositoryBlob')
+    .where('repositoryId', '=', found?.id ?? -1)
+    .where('digest', '=', digest)
+    .select('digest')
+    .executeTakeFirst();
+  const usedBytes = found?.usedBytes ?? 0;
+  if (linked !== undefined || usedBytes + sizeBytes <= quotaBytes) return undefined;
+  return quotaExceeded(repository, { usedBytes, wantedBytes: sizeBytes, quotaBytes });
 }
 
 export function createUploadIndex(database: Database<MetadataTables>): UploadIndex {

@@ -45,11 +45,12 @@ export function createManifestIndex(database: Database<MetadataTables>, options:
       return rows[0];
     },
 
-    async putManifest(repository, manifest, { tags, guard }) {
+    async putManifest(repository, manifest, { tags, guard, quotaBytes }) {
       await database.write(async (transaction) => {
         const repositoryId = await ensureRepository(transaction, repository, now());
         const references = await findReferences(transaction, repositoryId, manifest);
         await writeManifest(transaction, manifest, { repositoryId, references, at: now() });
+        if (quotaBytes !== undefined) await assertWithinQuota(transaction, manifest, { repositoryId, quotaBytes });
         for (const tag of tags)
           await moveTag(transaction, { repositoryId, tag, to: manifest.digest, guard, at: now() });
       });
@@ -327,6 +328,36 @@ async function writeManifest(
     .execute();
   const rows = references.map((reference) => ({ repositoryId, manifest: digest, digest: reference }));
   for (const batch of batches(rows)) await transaction.insertInto('manifestReference').values(batch).execute();
+}
+
+/** @throws AppError 'denied' when the repository now holds too much, which undoes the write */
+async function assertWithinQuota(
+  transaction: Transaction<MetadataTables>,
+  { bytes }: NewManifest,
+  { repositoryId, quotaBytes }: { readonly repositoryId: number; readonly quotaBytes: number },
+): Promise<void> {
+  const { name, usedBytes } = await transaction
+    .selectFrom('repository')
+    .where('id', '=', repositoryId)
+    .select(['name', 'usedBytes'])
+    .executeTakeFirstOrThrow();
+  if (usedBytes > quotaBytes)
+    throw quotaExceeded(name, { usedBytes: usedBytes - bytes.length, wantedBytes: bytes.length, quotaBytes });
+}
+
+export interface Usage extends Readonly<Record<string, number>> {
+  readonly usedBytes: number;
+  readonly wantedBytes: number;
+  readonly quotaBytes: number;
+}
+
+export function quotaExceeded(repository: string, usage: Usage): AppError {
+  const { usedBytes, wantedBytes, quotaBytes } = usage;
+  return new AppError(
+    'denied',
+    `cannot store ${wantedBytes} bytes in ${repository}: it holds ${usedBytes} of its quota of ${quotaBytes} bytes`,
+    { detail: usage },
+  );
 }
 
 interface TagMove {

@@ -212,9 +212,9 @@ export function metadataIndexContract(name: string, make: (clock: Clock) => Prom
       const digest = await linkText(index, 'private', 'secret');
       expect(await index.blob('private', digest)).toEqual({ digest, sizeBytes: 6 });
       for (const ask of [index.blob, index.touchBlob]) expect(await ask('public', digest)).toBeUndefined();
-      expect(await index.mountBlob('public', 'elsewhere', digest)).toBeUndefined();
+      expect(await index.mountBlob('public', 'elsewhere', { digest })).toBeUndefined();
       expect(await index.repositoriesWithBlob(digest, { limit: 9 })).toEqual({ entries: ['private'], more: false });
-      expect(await index.mountBlob('public', 'private', digest)).toEqual({ digest, sizeBytes: 6 });
+      expect(await index.mountBlob('public', 'private', { digest })).toEqual({ digest, sizeBytes: 6 });
       expect(await index.blob('public', digest)).toBeDefined();
       expect(await index.unlinkBlob('private', digest)).toBe(true);
       expect(await index.unlinkBlob('private', digest)).toBe(false);

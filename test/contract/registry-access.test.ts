@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { Access, Action, Decision } from '../../registry/access/access.ts';
-import { createOpenAccess } from '../../registry/access/policy.ts';
+import { createOpenAccess } from '../../registry/access/open-access.ts';
 import { digestOf } from '../../shared/digest.ts';
 import { MEDIA_TYPES } from '../../shared/media-types.ts';
 import { type Ask, ask, descriptorOf, manifestJson, type RunningRegistry } from './registry-http.ts';

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { mkdtempDisposable } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createOpenAccess } from '../../registry/access/policy.ts';
+import { createOpenAccess } from '../../registry/access/open-access.ts';
 import { PROGRAM } from '../../registry/config.ts';
 import { startRegistry } from '../../registry/registry.ts';
 import { loadConfig } from '../../shared/config.ts';
