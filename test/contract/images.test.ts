@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { createOpenAccess } from '../../registry/access/policy.ts';
+import { createOpenAccess } from '../../registry/access/open-access.ts';
 import type { PullEvent } from '../../runtime/images/progress.ts';
 import { type Digest, digestOf, hexOf } from '../../shared/digest.ts';
 import { MEDIA_TYPES } from '../../shared/media-types.ts';
