@@ -19,6 +19,7 @@ import type {
 } from './containers.ts';
 import { planContainer } from './create.ts';
 import { Execs } from './exec.ts';
+import { HealthMonitor } from './health.ts';
 import { checkFilters, isListed, isPrunable, matchesFilters } from './list.ts';
 import { LiveContainer, type LivePorts } from './live-container.ts';
 import { generateName, nameConflict, parseName, resolveName } from './names.ts';
@@ -57,9 +58,13 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
       byId.delete(container.id);
       idByName.delete(container.name);
       execs.forget(container);
+      health.forget(container);
     },
+    onStarted: (container) => health.start(container),
+    onEnded: (container) => health.stop(container),
   };
   const execs = new Execs(ports);
+  const health = new HealthMonitor({ execs, now: ports.now, log: ports.log });
 
   const takeName = (wanted: string | undefined, id: string): string => {
     if (wanted === undefined) {
@@ -116,8 +121,8 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
 
   const summaryOf = async (container: LiveContainer, withSize: boolean): Promise<ContainerSummary> => ({
     record: container.record,
-    statusText: statusText(container.record.state, { now: ports.now() }),
-    health: undefined,
+    statusText: statusText(container.record.state, { now: ports.now(), health: health.of(container) }),
+    health: health.of(container),
     size: withSize ? await sizeOf(container) : undefined,
   });
 
@@ -132,7 +137,7 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
         record.imageName === name || ancestors.get(name) === record.imageId,
     };
     const chosen = [...byId.values()]
-      .map((container) => ({ container, record: container.record, health: undefined }))
+      .map((container) => ({ container, record: container.record, health: health.of(container) }))
       .filter((listed) => isListed(listed, filters, { all }) && matchesFilters(listed, filters, context))
       .sort((a, b) => b.record.createdAt.getTime() - a.record.createdAt.getTime())
       .slice(0, limit !== undefined && limit > 0 ? limit : undefined);
@@ -302,6 +307,7 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
     adoptAll,
     async close() {
       clearInterval(trimTimer);
+      health.close();
       for (const container of byId.values()) container.close();
       ports.supervisor.close();
     },

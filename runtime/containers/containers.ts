@@ -104,7 +104,7 @@ export interface WaitOptions extends Cancelable {
 }
 export interface WaitResult {
   readonly exitCode: number;
-  /** Why it could not be started or removed, if that is what ended the wait. */
+  /** Why it could not be removed, if that is what ended the wait. */
   readonly error: string | undefined;
 }
 

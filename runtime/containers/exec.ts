@@ -9,7 +9,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { watch } from 'node:fs';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { AppError, messageOf } from '../../shared/errors.ts';
+import { AppError, hasCode, messageOf } from '../../shared/errors.ts';
 import { PROGRAM_PATH } from '../kernel/command.ts';
 import { runtimeWords, startExitCode } from '../kernel/oci-runtime.ts';
 import { createAttachment } from './attachment.ts';
@@ -111,6 +111,24 @@ export class Execs {
     if (exec.state !== 'running' || exec.monitored === undefined)
       throw new AppError('conflict', `cannot resize exec ${id}: it has no running terminal`);
     await exec.monitored.resize(size);
+  }
+
+  /** SIGKILL to what it runs. An exec that has ended is left alone. */
+  async kill(id: string): Promise<void> {
+    const exec = this.#find(id);
+    const pid = await pidOf(exec);
+    // Before its end its pid is not used again: the runtime has not waited for it yet.
+    if (exec.state !== 'running' || pid <= 1) return;
+    try {
+      process.kill(pid, 'SIGKILL');
+    } catch (error) {
+      if (!hasCode(error, 'ESRCH')) throw error;
+    }
+  }
+
+  /** Forgets one that nobody will ask about again. */
+  drop(id: string): void {
+    if (this.#execs.get(id)?.state === 'ended') this.#execs.delete(id);
   }
 
   /** Those of a container that have not ended. */

@@ -46,6 +46,9 @@ export interface LivePorts extends ContainerPorts {
   readonly pidOf: (name: string) => number;
   /** Its name is free and its id unknown from now on. */
   readonly onRemoved: (container: LiveContainer) => void;
+  /** A run has begun, or was found again. */
+  readonly onStarted: (container: LiveContainer) => void;
+  readonly onEnded: (container: LiveContainer) => void;
 }
 
 /** One run to come or under way. */
@@ -243,6 +246,7 @@ export class LiveContainer {
         await this.#deleteFiles();
       } catch (cause) {
         await this.#apply({ type: 'remove-failed', error: messageOf(cause) });
+        this.#resolve('removed', 'next-exit');
         throw new AppError('unavailable', `${what}: ${messageOf(cause)}`, { cause });
       }
       await this.#forget();
@@ -331,6 +335,7 @@ export class LiveContainer {
       // While nobody watched, the log has grown; and a rotation may have been cut off.
       await log.rotate({ reopen: () => found.supervised.reopenLog(), gone: found.supervised.exited }, { always: true });
       void found.supervised.exited.then((exit) => this.#ended(found.supervised, exit));
+      this.#ports.onStarted(this);
       return;
     }
     if (isAlive(state)) {
@@ -402,6 +407,7 @@ export class LiveContainer {
     void this.#apply({ type: 'started', at: this.#ports.now(), pid: supervised.pid });
     this.publish('start');
     this.#runs(supervised);
+    this.#ports.onStarted(this);
     void supervised.exited.then((exit) => this.#ended(supervised, exit));
   }
 
@@ -453,6 +459,7 @@ export class LiveContainer {
   async #ended(supervised: Supervised, exit: Exit): Promise<void> {
     const { hostConfig } = this.#record;
     this.#supervised = undefined;
+    this.#ports.onEnded(this);
     const { code: exitCode, oomKilled, finishedAt: at } = exit;
     const startedAt = isAlive(this.#record.state) ? this.#record.state.startedAt : at;
     const isRestarted = wantsRestart(hostConfig.RestartPolicy, { ...this.#lastRun(), exitCode });
@@ -643,9 +650,8 @@ export class LiveContainer {
 
   #waitResult(): WaitResult {
     const { state } = this.#record;
-    const failed = state.status === 'created' || state.status === 'exited' ? state.failure : undefined;
-    const last = state.status === 'dead' ? state.error : failed?.message;
-    return { exitCode: exitCodeOf(state), error: last };
+    // Who started it is told why that failed; here it would be told twice.
+    return { exitCode: exitCodeOf(state), error: state.status === 'dead' ? state.error : undefined };
   }
 }
 

@@ -24,6 +24,10 @@ const APPLETS = [
   'yes',
   'dd',
   'stty',
+  'mkdir',
+  'touch',
+  'rm',
+  'test',
 ];
 
 export interface BusyboxHost {

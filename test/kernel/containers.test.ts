@@ -334,6 +334,28 @@ it('execs: output, exit codes, stdin, terminals', () =>
     await containers.remove('c1', { force: true });
   }));
 
+it('checks health, and tells when it changes', () =>
+  withPlace(async ({ engine }) => {
+    const { containers, events } = await engine();
+    const check = { Test: ['CMD-SHELL', 'echo looked; test -e /tmp/ok'], Interval: 20e6, Retries: 2 };
+    await create(containers, sh('mkdir -p /tmp; touch /tmp/ok; sleep 100'), { Healthcheck: check }, 'c1');
+    await containers.start('c1');
+    const status = async () => (await containers.inspect('c1')).health?.status;
+    expect(await status()).toBe('starting');
+    await vi.waitFor(async () => expect(await status()).toBe('healthy'), 5000);
+    expect((await containers.list())[0]?.statusText).toMatch(/\(healthy\)$/);
+    const execId = await containers.createExec('c1', parseExecRequest({ Cmd: ['rm', '/tmp/ok'] }));
+    await containers.startExec(execId, { detach: true });
+    await vi.waitFor(async () => expect(await status()).toBe('unhealthy'), 5000);
+    const { health } = await containers.inspect('c1');
+    expect(health?.log.length).toBeLessThanOrEqual(5);
+    expect(health?.log.at(-1)).toMatchObject({ exitCode: 1, output: 'looked\n' });
+    expect(events.map(({ action }) => action)).toEqual(
+      expect.arrayContaining(['health_status: healthy', 'health_status: unhealthy']),
+    );
+    await containers.remove('c1', { force: true });
+  }));
+
 it('keeps everything across a kill of the engine', () =>
   withPlace(async ({ engine }) => {
     const first = await engine();
