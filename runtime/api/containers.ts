@@ -13,6 +13,7 @@ import {
   queryText,
   readJson,
   sendJson,
+  sendNothing,
 } from './context.ts';
 
 /** API version from which stop and restart take a signal. */
@@ -110,8 +111,7 @@ export function addContainerRoutes(router: ApiRouter, engine: Engine): void {
 
   router.post('/containers/*name/resize', async (ctx) => {
     await containers.resize(pathPart(ctx, 'name'), terminalSize(ctx));
-    ctx.status = 200;
-    ctx.body = '';
+    sendNothing(ctx, 200);
   });
 
   addContainerStreamRoutes(router, engine);

@@ -221,6 +221,13 @@ export function sendJson(ctx: ApiContext, value: unknown, status = 200): void {
   ctx.body = encodeJson(value);
 }
 
+/** A status without a body, not even a type. */
+export function sendNothing(ctx: ApiContext, status: 200 | 201): void {
+  ctx.status = status;
+  ctx.body = '';
+  ctx.remove('Content-Type');
+}
+
 /** Go prints times with nanoseconds, and the zero time for "never". */
 export function goTime(at: Date | undefined): string {
   return at === undefined ? '0001-01-01T00:00:00Z' : at.toISOString();

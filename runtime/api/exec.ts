@@ -12,6 +12,7 @@ import {
   readBody,
   readJson,
   sendJson,
+  sendNothing,
 } from './context.ts';
 import { finish, frame, hijack, serveAttachment } from './hijack.ts';
 
@@ -37,8 +38,7 @@ export function addExecRoutes(router: ApiRouter, engine: Engine): void {
 
   router.post('/exec/:id/resize', async (ctx) => {
     await containers.resizeExec(pathPart(ctx, 'id'), terminalSize(ctx));
-    ctx.status = 200;
-    ctx.body = '';
+    sendNothing(ctx, 200);
   });
 }
 
@@ -49,8 +49,7 @@ async function startExec(ctx: ApiContext, engine: Engine): Promise<void> {
   const size = body.ConsoleSize == null ? undefined : { rows: body.ConsoleSize[0], columns: body.ConsoleSize[1] };
   if (body.Detach === true) {
     await engine.containers.startExec(id, { detach: true, terminal: request.Tty, size });
-    ctx.status = 200;
-    ctx.body = '';
+    sendNothing(ctx, 200);
     return;
   }
   const signal = disconnectSignal(ctx);

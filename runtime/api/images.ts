@@ -18,6 +18,7 @@ import {
   queryTexts,
   registryCredentials,
   sendJson,
+  sendNothing,
 } from './context.ts';
 import { historyJson, imageDetailJson, imageSummaryJson, removalJson } from './image-json.ts';
 import { type ProgressMessage, startChunked, streamProgress } from './progress.ts';
@@ -94,7 +95,7 @@ export function addImageRoutes(router: ApiRouter, engine: Engine): void {
     const repository = queryText(ctx, 'repo') ?? '';
     const tag = queryText(ctx, 'tag') ?? '';
     await images.tag(pathPart(ctx, 'name'), tag === '' ? repository : `${repository}:${tag}`);
-    ctx.status = 201;
+    sendNothing(ctx, 201);
   });
 
   router.post('/images/*name/push', (ctx) => push(ctx, engine));

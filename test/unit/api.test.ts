@@ -204,6 +204,13 @@ describe('wire rules', () => {
     expect(names).toEqual(['host:5000/a/b:1', 'host:5000/a/b:1']);
   });
 
+  it('answers 201 without a body where Docker has none', async () => {
+    images.tag = async (name, target) => expect([name, target]).toEqual(['a', 'b:1']);
+    const answer = await call('POST', '/images/a/tag?repo=b&tag=1');
+    expect(answer).toMatchObject({ status: 201, body: '' });
+    expect(answer.headers['content-type']).toBeUndefined();
+  });
+
   it('answers 304 without a body when there was nothing to do', async () => {
     containers.start = async () => false;
     expect(await call('POST', '/containers/a/start')).toMatchObject({ status: 304, body: '' });
