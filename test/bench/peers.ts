@@ -10,6 +10,7 @@ export interface Engine extends AsyncDisposable {
   readonly name: string;
   /** Its own server process; undefined for podman, which has none. */
   readonly pid: number | undefined;
+  readonly socketPath: string | undefined;
   /** Runs a command of the docker client, or of podman; it must succeed. Answers stdout. */
   docker(...args: readonly string[]): Promise<string>;
 }
@@ -57,6 +58,7 @@ function dockerEngine(place: Place, { name, program, host }: DockerHost): Engine
   return {
     name,
     pid: program.pid,
+    socketPath: host.replace('unix://', ''),
     docker: (...args) => succeed('docker', ['-H', host, ...args], { env: place.env, timeoutMs: LONG_MS }),
     [Symbol.asyncDispose]: () => program[Symbol.asyncDispose](),
   };
@@ -86,6 +88,7 @@ export async function openPodman(place: Place, registry: string): Promise<Engine
   return {
     name: 'podman',
     pid: undefined,
+    socketPath: undefined,
     docker,
     async [Symbol.asyncDispose]() {
       await docker('rm', '--all', '--force', '--time', '0');
