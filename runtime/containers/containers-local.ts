@@ -3,6 +3,8 @@
  * records are held in memory; the database is written through.
  */
 
+import { readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { Digest } from '../../shared/digest.ts';
 import { AppError } from '../../shared/errors.ts';
 import type { ImageUse, ImageUsers } from '../images/images.ts';
@@ -220,6 +222,13 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
     return { deleted, reclaimedBytes };
   };
 
+  /** What a crash left of a create or a remove. */
+  const sweepDirectories = async (valid: ReadonlySet<string>): Promise<void> => {
+    for (const parent of [ports.directory, join(ports.runDirectory, 'logs'), join(ports.runDirectory, 'execs')])
+      for (const name of await readdir(parent).catch(() => []))
+        if (!valid.has(name)) await rm(join(parent, name), { recursive: true, force: true });
+  };
+
   const adoptAll = async (): Promise<void> => {
     for (const record of await livePorts.store.load()) {
       byId.set(record.id, new LiveContainer(record, livePorts));
@@ -239,6 +248,7 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
     const valid = new Set(byId.keys());
     await ports.supervisor.sweep(valid);
     await ports.snapshots.sweep(valid);
+    await sweepDirectories(valid);
   };
 
   const trimTimer = setInterval(() => {

@@ -3,7 +3,7 @@
  *
  *   <directory>/<id>/bundle  hostname  hosts  resolv.conf  log/     beside the snapshotter's upper, work and rootfs
  *
- * Order of writing, so that a crash leaves the old or the new state: the record is stored before what it names is made,
+ * Order of writing, so that a crash leaves the old or the new state: the record is stored after what it names is made,
  * and what a run leaves (its exit code, above all) is deleted only after its end is stored. What was not stored yet is
  * found again by `adopt`.
  */
@@ -121,16 +121,15 @@ export class LiveContainer {
     return join(this.#logDirectory, 'current');
   }
 
-  /** Stores it and makes its directories; nothing is left when that fails. */
+  /** Makes its directories and stores it, in this order: a row never names what is not there. */
   async create(): Promise<void> {
     const { store, snapshots } = this.#ports;
-    await store.insert(this.#record);
     try {
       await snapshots.prepare(this.id, this.#record.chain);
-      await mkdir(join(this.#directory, 'bundle'), { recursive: true, mode: 0o700 });
+      await mkdir(this.#bundle, { recursive: true, mode: 0o700 });
+      await store.insert(this.#record);
     } catch (error) {
       await this.#deleteFiles();
-      await store.delete(this.id);
       throw error;
     }
     this.publish('create');
