@@ -2,7 +2,8 @@
  * The registry as an HTTP server: error edge, then one route for all of /v2, dispatched by the pure grammar of
  * routes.ts. Every request passes authenticate() here and decide() in its handler.
  */
-import { createServer, type Server } from 'node:http';
+import { createServer, type Server, type ServerOptions } from 'node:http';
+import { createServer as createTlsServer, type Server as TlsServer } from 'node:https';
 import Router from '@koa/router';
 import Koa, { type Context } from 'koa';
 import { digestOf } from '../shared/digest.ts';
@@ -10,6 +11,7 @@ import { AppError } from '../shared/errors.ts';
 import type { Log } from '../shared/log.ts';
 import type { Identity } from './access/access.ts';
 import { type Audit, createAudit } from './access/audit.ts';
+import type { Tls } from './access/tls.ts';
 import { TOKEN_PATH, type TokenEndpoint } from './access/token-endpoint.ts';
 import { authorize, type Exchange, type Handlers, METHODS, type RegistryPorts } from './exchange.ts';
 import { createBlobHandlers } from './handlers/blobs.ts';
@@ -195,18 +197,29 @@ async function handle<K extends Route['kind']>(
   await handler(exchange, route);
 }
 
+export type HttpServer = Server | TlsServer;
+
 /** Node's server with the timeouts that uploads need: no limit on how long a request takes, one on how long it idles. */
-export function createHttpServer(app: Koa, limits: Limits): Server {
-  const server = createServer(
-    {
-      // Node's default of five minutes would cut every upload that takes longer.
-      requestTimeout: 0,
-      headersTimeout: limits.headersTimeoutMs,
-      keepAliveTimeout: limits.keepAliveTimeoutMs,
-      maxHeaderSize: limits.headerMaxBytes,
-    },
-    app.callback(),
-  );
+export function createHttpServer(
+  app: Koa,
+  limits: Limits,
+  { tls }: { readonly tls?: Tls | undefined } = {},
+): HttpServer {
+  const options: ServerOptions = {
+    // Node's default of five minutes would cut every upload that takes longer.
+    requestTimeout: 0,
+    headersTimeout: limits.headersTimeoutMs,
+    keepAliveTimeout: limits.keepAliveTimeoutMs,
+    maxHeaderSize: limits.headerMaxBytes,
+  };
+  const server = tls === undefined ? createServer(options, app.callback()) : createTls(app, options, tls);
   server.timeout = limits.idleTimeoutMs;
+  return server;
+}
+
+function createTls(app: Koa, options: ServerOptions, tls: Tls): TlsServer {
+  const requestCert = tls.wantsClientCertificate;
+  const server = createTlsServer({ ...options, ...tls.context, requestCert, rejectUnauthorized: true }, app.callback());
+  tls.follow(server);
   return server;
 }

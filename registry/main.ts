@@ -7,18 +7,22 @@ import { once } from 'node:events';
 import { describeOptions, loadConfig, printConfig } from '../shared/config.ts';
 import { AppError, isKind, messageOf } from '../shared/errors.ts';
 import { createLog } from '../shared/log.ts';
+import { hashPasswordLine, revokeTokens, rotateKeys } from './access/commands.ts';
 import { PROGRAM, type RegistryConfig } from './config.ts';
 import { fsck, gc, type MaintenanceOptions } from './maintenance.ts';
-import { startRegistry } from './registry.ts';
+import { openStorage, startRegistry } from './registry.ts';
 
 const USAGE = `Usage: berth-registry COMMAND [options]
 
 A registry of container images and other OCI artifacts.
 
 Commands:
-  serve              answer clients until SIGTERM
-  gc [--dry-run]     free what no manifest needs, also beside a registry that serves; --dry-run only tells
-  fsck               compare metadata and bytes; status 1 when something is missing
+  serve                 answer clients until SIGTERM
+  gc [--dry-run]        free what no manifest needs, also beside a registry that serves; --dry-run only tells
+  fsck                  compare metadata and bytes; status 1 when something is missing
+  hash-password [NAME]  read a password from stdin, print its line for the password file
+  keys rotate           sign tokens with a new key from now on
+  tokens revoke NAME    make an account's logins void that kept a refresh token
 
 Options:
 `;
@@ -37,6 +41,20 @@ function maintenance(config: RegistryConfig): MaintenanceOptions {
   return { config, now: () => new Date(), randomId: randomUUID, print };
 }
 
+/** false = it is none. */
+async function accessCommand(words: readonly string[], config: RegistryConfig): Promise<boolean> {
+  const now = () => new Date();
+  const [first, second, third] = words;
+  const print = (line: string) => void process.stdout.write(`${line}\n`);
+  if (first === 'hash-password' && words.length <= 2) print(await hashPasswordLine(process.stdin, second));
+  else if (words.join(' ') === 'keys rotate') print(await rotateKeys(config, now));
+  else if (first === 'tokens' && second === 'revoke' && third !== undefined && words.length === 3) {
+    await using storage = await openStorage(config, { now });
+    print(await revokeTokens(storage.database, third, { config, now }));
+  } else return false;
+  return true;
+}
+
 async function main(given: readonly string[]): Promise<void> {
   // Belongs to one command, so it is no option of the program.
   const dryRun = given[0] === 'gc' && given.includes('--dry-run');
@@ -48,6 +66,7 @@ async function main(given: readonly string[]): Promise<void> {
   else if (command === 'serve' && rest.length === 0) await serve(loaded.config);
   else if (command === 'gc' && rest.length === 0) await gc(maintenance(loaded.config), { dryRun });
   else if (command === 'fsck' && rest.length === 0) process.exitCode = (await fsck(maintenance(loaded.config))) ? 0 : 1;
+  else if (await accessCommand(loaded.positionals, loaded.config)) return;
   else throw new AppError('invalid', `cannot run ${JSON.stringify(loaded.positionals.join(' '))}: see --help`);
 }
 

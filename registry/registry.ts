@@ -7,14 +7,14 @@
  */
 import { once } from 'node:events';
 import { mkdir } from 'node:fs/promises';
-import type { Server } from 'node:http';
 import { join } from 'node:path';
 import { createFsBlobStore, type FsBlobStore } from '../shared/blob-store-fs.ts';
 import { type Database, openDatabase } from '../shared/database.ts';
 import { AppError, hasCode, isKind, messageOf } from '../shared/errors.ts';
 import type { Log } from '../shared/log.ts';
 import { openAccessControl } from './access/assemble.ts';
-import { createApp, createHttpServer } from './app.ts';
+import { openTls, type Tls } from './access/tls.ts';
+import { createApp, createHttpServer, type HttpServer } from './app.ts';
 import { type ListenAddress, parseListenAddress, type RegistryConfig } from './config.ts';
 import { METADATA_MIGRATIONS, type MetadataTables } from './metadata/schema.ts';
 import { createSqlIndex, type SqlIndex } from './metadata/sql.ts';
@@ -71,8 +71,10 @@ export async function startRegistry({ config, log, now, randomId }: RegistryOpti
     },
     { log, metrics, isServing: () => serving, tokenEndpoint: control.tokenEndpoint },
   );
-  const server = createHttpServer(app, config);
-  const url = await listen(server, address);
+  const tls = await openConfiguredTls(config, log);
+  if (tls !== undefined) undo.use(tls);
+  const server = createHttpServer(app, config, { tls });
+  const url = await listen(server, { ...address, scheme: tls === undefined ? 'http' : 'https' });
   undo.defer(() => {
     serving = false;
     return drain(server, config.drainTimeoutMs);
@@ -146,7 +148,19 @@ async function makeRoot(root: string): Promise<void> {
   }
 }
 
-async function listen(server: Server, { host, port }: ListenAddress): Promise<string> {
+async function openConfiguredTls(config: RegistryConfig, log: Log): Promise<Tls | undefined> {
+  const { tlsCertificateFile: certificateFile, tlsKeyFile: keyFile, tlsClientCaFile: clientCaFile } = config;
+  if (certificateFile !== undefined && keyFile !== undefined)
+    return openTls({ certificateFile, keyFile, clientCaFile }, { log });
+  if (certificateFile !== undefined || keyFile !== undefined || clientCaFile !== undefined)
+    throw new AppError('invalid', 'cannot use TLS: want tlsCertificateFile and tlsKeyFile together');
+  return undefined;
+}
+
+async function listen(
+  server: HttpServer,
+  { host, port, scheme }: ListenAddress & { readonly scheme: 'http' | 'https' },
+): Promise<string> {
   try {
     server.listen({ host, port });
     await once(server, 'listening');
@@ -158,11 +172,11 @@ async function listen(server: Server, { host, port }: ListenAddress): Promise<st
   }
   const bound = server.address();
   const boundPort = typeof bound === 'object' && bound !== null ? bound.port : port;
-  return `http://${host.includes(':') ? `[${host}]` : host}:${boundPort}`;
+  return `${scheme}://${host.includes(':') ? `[${host}]` : host}:${boundPort}`;
 }
 
 /** close() already ends idle connections; busy ones are told to go by `Connection: close` on their last answer. */
-async function drain(server: Server, timeoutMs: number): Promise<void> {
+async function drain(server: HttpServer, timeoutMs: number): Promise<void> {
   const closed = once(server, 'close');
   server.close();
   const cut = setTimeout(() => server.closeAllConnections(), timeoutMs);

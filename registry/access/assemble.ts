@@ -4,7 +4,6 @@
  */
 import { randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import { Keyv } from 'keyv';
 import type { Database } from '../../shared/database.ts';
 import { AppError, messageOf } from '../../shared/errors.ts';
@@ -15,6 +14,7 @@ import type { Access } from './access.ts';
 import { createAccounts } from './accounts.ts';
 import { createAuthentication, type TokenVerifier } from './authentication.ts';
 import { createChallenger } from './challenge.ts';
+import { signingKeysDirectory } from './commands.ts';
 import { openLiveFile } from './live-file.ts';
 import { createOpenAccess } from './open-access.ts';
 import type { AccessConfig } from './options.ts';
@@ -82,7 +82,7 @@ export async function openAccessControl(options: AccessControlOptions): Promise<
     const keys = await live(outsideKeysFile, (text) => parsePublicKeys(text, algorithm));
     verifyToken = outsideTokenVerifier(() => ({ issuer, audience: service, algorithm, keyOf: keys(), now }));
   } else if (tokenRealm !== undefined) {
-    const directory = config.tokenKeysDirectory ?? join(config.root, 'token-keys');
+    const directory = signingKeysDirectory(config);
     await openSigningKeys(directory, now);
     const keys = undo.use(await openLiveFile({ paths: [directory], load: () => loadSigningKeys(directory), log }));
     const { tokenLifeMs: lifeMs } = config;

@@ -5,6 +5,15 @@ import { TOKEN_ALGORITHMS } from './tokens.ts';
 const HOUR_MS = 3_600_000;
 
 export const ACCESS_OPTIONS = {
+  tlsCertificateFile: textOption({
+    description: 'serve over TLS with this certificate and its intermediates (PEM); read again when it changes',
+    default: undefined,
+  }),
+  tlsKeyFile: textOption({ description: 'key of that certificate (PEM)', default: undefined }),
+  tlsClientCaFile: textOption({
+    description: 'let in only clients with a certificate of these authorities (PEM)',
+    default: undefined,
+  }),
   passwordFile: textOption({
     description: 'users, as NAME:BCRYPT lines in the form of htpasswd; read again when it changes',
     default: undefined,
