@@ -117,7 +117,7 @@ function createErrorEdge({ randomId, now }: RegistryPorts, log: Log): Koa.Middle
     } catch (thrown) {
       const error = toOciError(thrown);
       const { method, path } = ctx;
-      const hungUp = ctx.req.destroyed && !ctx.req.complete;
+      const hungUp = ctx.res.closed || (ctx.req.destroyed && !ctx.req.complete);
       if (hungUp || ctx.headerSent) {
         // The client went away, or has half of an answer: a cut connection is the only thing left to say.
         log.debug('request cut', { method, path, error: thrown });

@@ -93,10 +93,20 @@ async function openFile(path: string, buffers: BufferPool): Promise<Source> {
   };
 }
 
-/** Resolves when the kernel has the bytes, so that their buffer may be used again; rejects when the client is gone. */
+/**
+ * Resolves when the kernel has the bytes, so that their buffer may be used again; rejects when the client is gone, of
+ * which the callback of a write is not always told.
+ */
 function write(response: ServerResponse, bytes: Uint8Array): Promise<void> {
   return new Promise((resolve, reject) => {
-    response.write(bytes, (error) => (error == null ? resolve() : reject(error)));
+    const gone = () => reject(new AppError('unavailable', 'cannot send: the client has hung up'));
+    if (response.closed || response.destroyed) return gone();
+    response.once('close', gone);
+    response.write(bytes, (error) => {
+      response.off('close', gone);
+      if (error == null) resolve();
+      else reject(error);
+    });
   });
 }
 

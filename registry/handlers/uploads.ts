@@ -37,6 +37,17 @@ export function createUploadHandlers(ports: RegistryPorts): {
     return session;
   }
 
+  /** Nobody waits for a turn at a session that is not theirs; and while one waits, the session may end. */
+  async function inTurn(
+    exchange: Exchange,
+    { repository, id }: { readonly repository: string; readonly id: string },
+    work: (session: UploadSession) => Promise<void>,
+  ): Promise<void> {
+    await findSession(exchange, repository, id);
+    using _turn = await turns.take(id);
+    await work(await findSession(exchange, repository, id));
+  }
+
   /** Until this has resolved and for a grace period after, nothing removes the bytes that commit is about to publish. */
   async function pin(digest: Digest): Promise<Date> {
     const until = now().getTime() + limits.uploadWaitMs;
@@ -141,43 +152,38 @@ export function createUploadHandlers(ports: RegistryPorts): {
         ctx.status = 204;
       },
 
-      async PATCH(exchange, { repository, id }) {
-        const { ctx } = exchange;
-        using _turn = await turns.take(id);
-        const { algorithm } = await findSession(exchange, repository, id);
-        await using ingest = await blobs.ingest(id, { algorithm });
-        assertInOrder(ctx, { repository, id, offset: ingest.offset });
-        const offset = await ingest.append(receive(ctx.req, limits.blobMaxBytes - ingest.offset), {
-          takesChunks: true,
-        });
-        describe(ctx, { repository, id, offset });
-        ctx.status = 202;
-        ctx.body = '';
-      },
+      PATCH: (exchange, route) =>
+        inTurn(exchange, route, async ({ repository, id, algorithm }) => {
+          const { ctx } = exchange;
+          await using ingest = await blobs.ingest(id, { algorithm });
+          assertInOrder(ctx, { repository, id, offset: ingest.offset });
+          const body = receive(ctx.req, limits.blobMaxBytes - ingest.offset);
+          const offset = await ingest.append(body, { takesChunks: true });
+          describe(ctx, { repository, id, offset });
+          ctx.status = 202;
+          ctx.body = '';
+        }),
 
-      async PUT(exchange, { repository, id }) {
-        const { ctx, query } = exchange;
-        using _turn = await turns.take(id);
-        const { algorithm } = await findSession(exchange, repository, id);
-        const digest = parseDigestPart(query.get('digest') ?? '');
-        const open = await blobs.ingestInfo(id);
-        // Nothing received yet: hash in the flow what the client turns out to want, not what was guessed at POST.
-        const wanted = open === undefined || open.offset === 0 ? algorithmOf(digest) : algorithm;
-        await using ingest = await blobs.ingest(id, { algorithm: wanted });
-        assertInOrder(ctx, { repository, id, offset: ingest.offset });
-        await finish(ctx, ingest, { repository, digest, upload: id });
-      },
+      PUT: (exchange, route) =>
+        inTurn(exchange, route, async ({ repository, id, algorithm }) => {
+          const { ctx, query } = exchange;
+          const digest = parseDigestPart(query.get('digest') ?? '');
+          const open = await blobs.ingestInfo(id);
+          // Nothing received yet: hash in the flow what the client turns out to want, not what was guessed at POST.
+          const wanted = open === undefined || open.offset === 0 ? algorithmOf(digest) : algorithm;
+          await using ingest = await blobs.ingest(id, { algorithm: wanted });
+          assertInOrder(ctx, { repository, id, offset: ingest.offset });
+          await finish(ctx, ingest, { repository, digest, upload: id });
+        }),
 
-      async DELETE(exchange, { repository, id }) {
-        const { ctx } = exchange;
-        using _turn = await turns.take(id);
-        await findSession(exchange, repository, id);
-        // Row first, bytes last: a crash in between leaves bytes that no session names, which the sweep finds.
-        await index.removeUpload(id);
-        await using ingest = await blobs.ingest(id);
-        await ingest.abort();
-        ctx.status = 204;
-      },
+      DELETE: (exchange, route) =>
+        inTurn(exchange, route, async ({ id }) => {
+          // Row first, bytes last: a crash in between leaves bytes that no session names, which the sweep finds.
+          await index.removeUpload(id);
+          await using ingest = await blobs.ingest(id);
+          await ingest.abort();
+          exchange.ctx.status = 204;
+        }),
     },
   };
 }

@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import type { Access } from '../../registry/access/access.ts';
 import { createApp, createHttpServer } from '../../registry/app.ts';
-import { defaultLimits } from '../../registry/limits.ts';
+import { defaultLimits, type Limits } from '../../registry/limits.ts';
 import { METADATA_MIGRATIONS, type MetadataTables } from '../../registry/metadata/schema.ts';
 import { createSqlIndex } from '../../registry/metadata/sql.ts';
 import { createMetrics } from '../../registry/metrics.ts';
@@ -13,9 +13,9 @@ import { openDatabase } from '../../shared/database.ts';
 import { createSilentLog } from '../../shared/log.ts';
 import type { RunningRegistry } from './registry-http.ts';
 
-export async function startMemoryRegistry(access: Access): Promise<RunningRegistry> {
+export async function startMemoryRegistry(access: Access, more: Partial<Limits> = {}): Promise<RunningRegistry> {
   const now = () => new Date();
-  const limits = defaultLimits();
+  const limits = { ...defaultLimits(), ...more };
   const database = openDatabase<MetadataTables>({ path: ':memory:', migrations: METADATA_MIGRATIONS });
   const index = createSqlIndex(database, { now, gcGraceMs: limits.gcGraceMs });
   const app = createApp(

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdtempDisposable } from 'node:fs/promises';
+import { mkdtempDisposable, readdir, readlink } from 'node:fs/promises';
 import { request as httpRequest } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -119,6 +119,30 @@ describe('the process', () => {
     expect(response.headers.range).toBe(`0-${bytes.length - 1}`);
     response.resume();
     expect(await ending).toBe(0);
+  });
+
+  it('closes the file of a pull whose client hung up in the middle', async () => {
+    await using place = await makePlace();
+    await using program = await startRegistry(place);
+    const bytes = randomBytes(32 << 20);
+    const digest = digestOf(bytes);
+    await ask(urlOf(program), 'POST', `/v2/r/blobs/uploads/?digest=${digest}`, { body: bytes });
+    for (let pull = 0; pull < 5; pull += 1) {
+      const request = httpRequest(new URL(`/v2/r/blobs/${digest}`, urlOf(program)), { agent: false });
+      request.end();
+      const [response] = await once(request, 'response');
+      await once(response, 'readable');
+      response.destroy();
+    }
+    const openBlobs = async () => {
+      const links = await readdir(`/proc/${program.pid}/fd`);
+      const targets = await Promise.all(links.map((fd) => readlink(`/proc/${program.pid}/fd/${fd}`).catch(() => '')));
+      return targets.filter((target) => target.includes('/blobs/'));
+    };
+    let open = await openBlobs();
+    for (const deadline = Date.now() + 10_000; open.length > 0 && Date.now() < deadline; open = await openBlobs())
+      await ask(urlOf(program), 'GET', '/v2/');
+    expect(open).toEqual([]);
   });
 
   it('serves one root from two processes at once', async () => {
