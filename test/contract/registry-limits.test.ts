@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { createOpenAccess } from '../../registry/access/policy.ts';
+import { createOpenAccess } from '../../registry/access/open-access.ts';
 import type { Limits } from '../../registry/limits.ts';
 import { digestOf } from '../../shared/digest.ts';
 import { ask } from './registry-http.ts';
