@@ -56,6 +56,8 @@ export interface HttpTransport extends Disposable {
 }
 
 const BODY_CHUNK_BYTES = 256 << 10;
+/** Chunks that wait for the reader; of 64 KiB, as the socket is read. */
+const BODY_CHUNKS = 4;
 const ERROR_BODY_MAX_BYTES = 64 << 10;
 const KEEP_ALIVE = { keepAlive: true, maxFreeSockets: 8 } as const;
 
@@ -184,7 +186,10 @@ function guarded(body: Readable, request: HttpRequest, idleTimeoutMs: number): R
   const cancel = () => through.destroy(abortError(request.signal));
   const timer = setTimeout(late, idleTimeoutMs).unref();
   const through = new Transform({
-    highWaterMark: BODY_CHUNK_BYTES,
+    writableHighWaterMark: BODY_CHUNK_BYTES,
+    // Chunks as they came: a stream of bytes would glue those that wait into a copy.
+    readableObjectMode: true,
+    readableHighWaterMark: BODY_CHUNKS,
     transform(chunk, _encoding, done) {
       timer.refresh();
       done(null, chunk);

@@ -48,7 +48,8 @@ export interface FetchBlobOptions extends Cancelable {
 export interface FetchedBlob {
   /**
    * From `offset` to the end of the blob; owned by the caller. A connection that breaks is taken up again where it
-   * broke. Fails rather than ends when there are more or fewer bytes than the descriptor says. Not verified.
+   * broke. Fails rather than ends when there are more or fewer bytes than the descriptor says. Not verified. Gives
+   * buffers one by one as they came (object mode), which nobody else keeps.
    */
   readonly stream: Readable;
   readonly offset: number;
@@ -115,6 +116,8 @@ export interface ReferrersOptions extends Cancelable {
 const PAGE_MAX_BYTES = 16 << 20;
 const PAGES_MAX = 10_000;
 const FOREIGN_URLS_MAX = 3;
+/** Chunks of a blob that wait for its reader. */
+const CHUNKS_AHEAD = 4;
 
 export function createRegistryClient(options: RegistryClientOptions): RegistryClient {
   const { mirrors = [], ...own } = options;
@@ -300,8 +303,7 @@ async function fetchBlob(ports: Ports, name: BlobName, options: FetchBlobOptions
   if (offset === size) return { stream: Readable.from([], { objectMode: false }), offset };
   const open = await blobSource(ports, name, { offset, signal });
   const stream = Readable.from(resumed(open, { name, offset, signal, retry: ports.origin.retry }), {
-    objectMode: false,
-    highWaterMark: 1 << 20,
+    highWaterMark: CHUNKS_AHEAD,
   });
   return { stream, offset };
 }

@@ -117,7 +117,7 @@ export function createTransfers(ports: TransferPorts): Transfers {
           tell('downloading', bytes);
         }
       };
-      await ingest.append(body, { signal, onAdvance }).catch((error) => {
+      await ingest.append(body, { signal, onAdvance, takesChunks: true }).catch((error) => {
         if (ingest.offset <= sizeBytes) throw error;
       });
     }

@@ -54,6 +54,8 @@ export interface TransferredError {
 
 /** Larger chunks than zlib's 16 KiB halve the time of gunzip. */
 const CHUNK_BYTES = 1 << 18;
+/** Not CHUNK_BYTES: what is read from the blob is never released. */
+const READ_BYTES = 1 << 17;
 const PROGRESS_INTERVAL_MS = 100;
 const CHUNKS_PER_TURN = 16;
 /** Written bytes after which they are sent to the disk in the background, so that the last fsync finds little to do. */
@@ -152,6 +154,7 @@ async function stream(request: UnpackRequest, builder: LayerBuilder, hooks: Stre
       checkBomb(tarBytes, consumed, limits);
       hash.update(chunk);
       builder.write(chunk);
+      release(chunk);
       hooks.onWritten(tarBytes);
     }
   };
@@ -179,9 +182,18 @@ async function stream(request: UnpackRequest, builder: LayerBuilder, hooks: Stre
 }
 
 function decompressor(compression: Exclude<Compression, 'none'>) {
-  return compression === 'gzip'
-    ? createGunzip({ chunkSize: CHUNK_BYTES })
-    : createZstdDecompress({ chunkSize: CHUNK_BYTES });
+  // One chunk at a time: the next is asked for when the last is used up, and may stand in the same memory.
+  const options = { chunkSize: CHUNK_BYTES, writableHighWaterMark: 1 };
+  return compression === 'gzip' ? createGunzip(options) : createZstdDecompress(options);
+}
+
+/**
+ * Frees a full output chunk of the decompressor, which has let go of it, now instead of at a collection: memory outside
+ * the heap forces those all the time, and piles up in between.
+ */
+function release({ buffer, byteOffset, byteLength }: Buffer): void {
+  const isFull = byteOffset + byteLength === CHUNK_BYTES && buffer.byteLength === CHUNK_BYTES;
+  if (isFull && buffer instanceof ArrayBuffer) buffer.transfer(0);
 }
 
 function checkBomb(tarBytes: number, consumedBytes: number, limits: LayerLimits): void {
@@ -199,13 +211,14 @@ interface BlobHooks {
   readonly onConsumed: (bytes: number) => void;
 }
 
-/** The blob from its start to its end, waiting where it is still growing. */
+/** The blob from its start to its end, waiting where it is still growing. Each chunk is good until the next is asked for. */
 async function* blobChunks(source: LayerSource, { signal, onConsumed }: BlobHooks): AsyncGenerator<Buffer, void> {
   const flags = new Int32Array(source.watermark, 0, 2);
   const available = new BigInt64Array(source.watermark, 8, 1);
   let fd: number | undefined;
   let position = 0;
   let turn = 0;
+  const buffer = Buffer.allocUnsafeSlow(READ_BYTES);
   try {
     for (;;) {
       signal.throwIfAborted();
@@ -217,12 +230,11 @@ async function* blobChunks(source: LayerSource, { signal, onConsumed }: BlobHook
         throw new AppError('unavailable', 'cannot unpack the layer: its download failed');
       if (position < end) {
         fd ??= openFirst(source.paths);
-        const chunk = Buffer.allocUnsafe(Math.min(CHUNK_BYTES, end - position));
-        const count = readSync(fd, chunk, 0, chunk.length, position);
+        const count = readSync(fd, buffer, 0, Math.min(buffer.length, end - position), position);
         if (count === 0) throw new AppError('integrity', `cannot unpack the layer: its blob ends at byte ${position}`);
         position += count;
         onConsumed(position);
-        yield chunk.subarray(0, count);
+        yield buffer.subarray(0, count);
         turn += 1;
         if (turn % CHUNKS_PER_TURN === 0) await setImmediate(); // lets a cancel in
       } else if (state === SOURCE_STATE.complete) break;
