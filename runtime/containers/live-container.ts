@@ -198,11 +198,18 @@ export class LiveContainer {
   /** Changes the record, and limits of what runs. */
   update(change: Partial<Pick<ContainerRecord, 'name' | 'hostConfig'>>): Promise<void> {
     return this.#verb(async () => {
-      const record = { ...this.#record, ...change };
-      await this.#ports.store.update(record);
-      this.#record = record;
+      // First what can be refused: a record must not tell of limits that the kernel did not take.
       if (change.hostConfig !== undefined)
         await this.#supervised?.update(await this.#ports.spec.resources(change.hostConfig));
+      const { name, hostConfig } = this.#record;
+      // At once: an end that comes while this is being stored must not be overwritten.
+      this.#record = { ...this.#record, ...change };
+      try {
+        await this.#ports.store.update(this.#record);
+      } catch (error) {
+        this.#record = { ...this.#record, name, hostConfig };
+        throw error;
+      }
     });
   }
 

@@ -344,15 +344,47 @@ function refuse(field: string, advice = ''): never {
 }
 
 const updateBody = z.object({ ...resourceFields, RestartPolicy: restartPolicy.optional() }).partial();
-/** Only what the client said is present. */
-export type UpdateRequest = Partial<Pick<HostConfig, keyof typeof resourceFields | 'RestartPolicy'>>;
+const policySaid = z.object({ RestartPolicy: z.object({ Name: text }).nullish() });
+/** What can change after create; every other resource belongs to the container for life. */
+const UPDATABLE = [
+  'BlkioWeight',
+  'CpuPeriod',
+  'CpuQuota',
+  'CpuRealtimePeriod',
+  'CpuRealtimeRuntime',
+  'CpuShares',
+  'CpusetCpus',
+  'CpusetMems',
+  'Memory',
+  'MemoryReservation',
+  'MemorySwap',
+  'NanoCpus',
+  'PidsLimit',
+  'RestartPolicy',
+] as const;
+/** Only what changes is present. */
+export type UpdateRequest = Partial<Pick<HostConfig, (typeof UPDATABLE)[number]>>;
 
-/** @throws AppError 'invalid' */
+/**
+ * Clients send every field, and those that their user did not name as zeros: zero changes nothing. Only of PidsLimit is
+ * zero a value. @throws AppError 'invalid'; 'unsupported' naming a field that cannot change
+ */
 export function parseUpdateRequest(body: unknown): UpdateRequest {
   const wanted = check(updateBody, body, 'update container');
-  const said = new Set(Object.keys(typeof body === 'object' && body !== null ? body : {}));
-  // The schema fills in defaults; what was not said must not become one.
-  return Object.fromEntries(Object.entries(wanted).filter(([field]) => said.has(field)));
+  const { RestartPolicy: policy } = policySaid.parse(body);
+  const isMeant = (field: string, value: unknown): boolean => {
+    if (field === 'PidsLimit') return value !== undefined;
+    if (field === 'RestartPolicy') return (policy?.Name ?? '') !== '';
+    return saysSomething(value);
+  };
+  const meant = Object.entries(wanted).filter(([field, value]) => isMeant(field, value));
+  for (const [field] of meant)
+    if (!UPDATABLE.some((known) => known === field))
+      throw new AppError(
+        'unsupported',
+        `cannot update container: ${field} cannot change, make a new container instead`,
+      );
+  return Object.fromEntries(meant);
 }
 
 const execBody = z.object({

@@ -70,8 +70,25 @@ describe('parseCreateRequest', () => {
   });
 });
 
-it('keeps of an update only what was said', () => {
-  expect(parseUpdateRequest({ Memory: 1, CpusetCpus: null })).toEqual({ Memory: 1, CpusetCpus: '' });
+it.each([
+  [{ Memory: 1, CpusetCpus: null, CpuShares: 0 }, { Memory: 1 }],
+  // What docker update --memory sends.
+  [
+    { CpuShares: 0, Memory: 64e6, CgroupParent: '', Devices: null, RestartPolicy: { Name: '', MaximumRetryCount: 0 } },
+    { Memory: 64e6 },
+  ],
+  [{ RestartPolicy: { Name: 'always' } }, { RestartPolicy: { Name: 'always', MaximumRetryCount: 0 } }],
+  [
+    { PidsLimit: 0, MemorySwap: -1 },
+    { PidsLimit: 0, MemorySwap: -1 },
+  ],
+  [{ PidsLimit: null }, {}],
+])('changes by update %j only %j', (body, changes) => {
+  expect(parseUpdateRequest(body)).toEqual(changes);
+});
+
+it.each([{ CgroupParent: '/elsewhere' }, { Devices: [{ PathOnHost: '/dev/null' }] }])('does not update %j', (body) => {
+  expect(() => parseUpdateRequest(body)).toThrow(`${Object.keys(body)[0]} cannot change`);
 });
 
 it('wants a command for an exec', () => {
