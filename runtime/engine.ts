@@ -12,7 +12,9 @@ import { type Database, openDatabase } from '../shared/database.ts';
 import { hasCode } from '../shared/errors.ts';
 import type { Log } from '../shared/log.ts';
 import type { ProxySettings } from '../shared/proxies.ts';
+import { parseReference } from '../shared/reference.ts';
 import { createRegistryClient, type RegistryClient } from '../shared/registry-client.ts';
+import type { Cancelable } from '../shared/streams.ts';
 import type { EngineConfig } from './config.ts';
 import { CONTAINER_MIGRATIONS, type ContainerTables } from './containers/container-store.ts';
 import type { Containers } from './containers/containers.ts';
@@ -20,6 +22,7 @@ import { createContainers, type LocalContainers } from './containers/containers-
 import { createSpecBuilder } from './containers/spec-builder.ts';
 import { createConmonSupervisor } from './containers/supervisor-conmon.ts';
 import { chooseRuntime, describeEngine, type EngineDescription, type HostNames, readOsRelease } from './description.ts';
+import { type Distribution, describeRemote } from './distribution.ts';
 import { createEventLog, type EventLog } from './events.ts';
 import type { Images, ImageUsers } from './images/images.ts';
 import { openImages } from './images/open.ts';
@@ -61,6 +64,7 @@ export type {
 export type { ContainerConfig, EndpointRequest, HostConfig } from './containers/request.ts';
 export { parseCreateRequest, parseExecRequest, parseUpdateRequest } from './containers/request.ts';
 export type { EngineDescription } from './description.ts';
+export type { Distribution } from './distribution.ts';
 export type { EngineEvent, EventFilters, EventLog } from './events.ts';
 export type {
   HistoryStep,
@@ -69,6 +73,7 @@ export type {
   ImageSummary,
   Images,
   ImagesUsage,
+  ManifestContent,
   PruneFilter,
   Removal,
 } from './images/images.ts';
@@ -88,6 +93,11 @@ export interface Engine extends AsyncDisposable {
    * @throws AppError 'unauthenticated', 'unavailable'
    */
   login(host: string, credentials: Credentials): Promise<string | undefined>;
+  /** What a registry has under this reference; nothing of it is fetched but the descriptions. @throws as Images.pull */
+  distribution(
+    reference: string,
+    options: Cancelable & { readonly credentials?: Credentials | undefined },
+  ): Promise<Distribution>;
   /** Stops watching and closes the stores. Containers go on running; the next engine finds them. */
   close(): Promise<void>;
 }
@@ -207,6 +217,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
       cgroupVersion: facts.cgroups.mode === 'v2' ? 2 : 1,
       runtimeName,
       hostname: options.names.hostname,
+      thermalThrottlePaths: facts.thermalThrottlePaths,
       memoryBytes: facts.memoryBytes,
     },
     directory: join(root, 'containers'),
@@ -252,6 +263,10 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     async login(host, credentials) {
       using client = connect(host, credentials);
       return (await client.login()).identityToken;
+    },
+    async distribution(reference, { credentials, signal }) {
+      using client = connect(parseReference(reference).host, credentials);
+      return await describeRemote(client, parseReference(reference), { signal });
     },
     close,
     [Symbol.asyncDispose]: close,

@@ -1,4 +1,5 @@
 /** Containers in Docker's JSON, with the fields that old API versions need. Pure. */
+import type { Descriptor } from '../../shared/oci.ts';
 import {
   type ContainerConfig,
   type ContainerDetails,
@@ -57,7 +58,8 @@ export function containerSummaryJson({ record, statusText, health, size }: Conta
   };
 }
 
-export function containerDetailsJson(details: ContainerDetails): Record<string, unknown> {
+/** `manifest`: what the image's manifest is, while there is the image. */
+export function containerDetailsJson(details: ContainerDetails, manifest?: Descriptor): Record<string, unknown> {
   const { record, paths, size } = details;
   const [path = '', ...args] = commandOf(record.config);
   return {
@@ -85,6 +87,7 @@ export function containerDetailsJson(details: ContainerDetails): Record<string, 
     Mounts: record.mounts.filter(isListed).map(mountJson),
     Config: configJson(record.config),
     NetworkSettings: networkSettingsJson(record),
+    ...(manifest && { ImageManifestDescriptor: { ...manifest, platform: record.platform } }),
   };
 }
 

@@ -14,7 +14,7 @@ import {
   sendJson,
 } from './context.ts';
 import { encodeJson } from './errors.ts';
-import { copyOutput, hijack, serveAttachment, streamType } from './hijack.ts';
+import { copyOutput, hijack, serveAttachment, serveWebSocket, streamType } from './hijack.ts';
 import { startChunked } from './progress.ts';
 
 const STATS_INTERVAL_MS = 1000;
@@ -24,8 +24,8 @@ const CONDITIONS_SINCE = 30;
 export function addContainerStreamRoutes(router: ApiRouter, engine: Engine): void {
   const { containers } = engine;
 
-  router.post('/containers/*name/attach', async (ctx) => {
-    const attachment = await containers.attach(pathPart(ctx, 'name'), {
+  const attach = (ctx: ApiContext) =>
+    containers.attach(pathPart(ctx, 'name'), {
       stdin: queryFlag(ctx, 'stdin'),
       stdout: queryFlag(ctx, 'stdout'),
       stderr: queryFlag(ctx, 'stderr'),
@@ -34,7 +34,16 @@ export function addContainerStreamRoutes(router: ApiRouter, engine: Engine): voi
       detachKeys: queryText(ctx, 'detachKeys') || undefined,
       signal: disconnectSignal(ctx),
     });
+
+  router.post('/containers/*name/attach', async (ctx) => {
+    const attachment = await attach(ctx);
     await serveAttachment(hijack(ctx, { terminal: attachment.terminal }), attachment);
+  });
+
+  router.get('/containers/*name/attach/ws', async (ctx) => {
+    if (ctx.get('upgrade').toLowerCase() !== 'websocket')
+      throw new AppError('invalid', 'cannot attach: the request is not a websocket handshake');
+    await serveWebSocket(ctx, await attach(ctx));
   });
 
   router.get('/containers/*name/logs', async (ctx) => {

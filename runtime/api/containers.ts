@@ -1,6 +1,13 @@
 /** Containers over the Engine API: `/containers/…`; their streams are in container-streams.ts. */
-import { AppError } from '../../shared/errors.ts';
-import { type Engine, type FileChange, parseCreateRequest, parseUpdateRequest } from '../engine.ts';
+import { AppError, isKind } from '../../shared/errors.ts';
+import type { Descriptor } from '../../shared/oci.ts';
+import {
+  type ContainerDetails,
+  type Engine,
+  type FileChange,
+  parseCreateRequest,
+  parseUpdateRequest,
+} from '../engine.ts';
 import { containerDetailsJson, containerSummaryJson } from './container-json.ts';
 import { addContainerStreamRoutes } from './container-streams.ts';
 import {
@@ -20,6 +27,9 @@ import {
 const STOP_SIGNAL_SINCE = 42;
 /** Docker let old clients send `{}` or `null` here, and refuses more: it was once a host configuration. */
 const START_BODY_MAX_BYTES = 7;
+
+/** API version from which a container tells its image's manifest. */
+const MANIFEST_SINCE = 48;
 
 export function addContainerRoutes(router: ApiRouter, engine: Engine): void {
   const { containers } = engine;
@@ -51,7 +61,8 @@ export function addContainerRoutes(router: ApiRouter, engine: Engine): void {
 
   router.get('/containers/*name/json', async (ctx) => {
     const details = await containers.inspect(pathPart(ctx, 'name'), { size: queryFlag(ctx, 'size') });
-    sendJson(ctx, containerDetailsJson(details));
+    const tellsManifest = ctx.state.apiMinor >= MANIFEST_SINCE;
+    sendJson(ctx, containerDetailsJson(details, tellsManifest ? await manifestOf(engine, details) : undefined));
   });
 
   router.get('/containers/*name/top', async (ctx) => {
@@ -121,6 +132,16 @@ export function addContainerRoutes(router: ApiRouter, engine: Engine): void {
     await containers.remove(pathPart(ctx, 'name'), { force: queryFlag(ctx, 'force'), volumes: queryFlag(ctx, 'v') });
     ctx.status = 204;
   });
+}
+
+/** undefined = the image was removed by force. */
+async function manifestOf(engine: Engine, { record }: ContainerDetails): Promise<Descriptor | undefined> {
+  try {
+    return (await engine.images.inspect(record.imageId)).manifest;
+  } catch (error) {
+    if (isKind(error, 'not-found')) return undefined;
+    throw error;
+  }
 }
 
 function stopOptions(ctx: ApiContext) {

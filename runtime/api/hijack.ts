@@ -9,6 +9,7 @@
 import { once } from 'node:events';
 import type { Socket } from 'node:net';
 import { PassThrough, type Readable, type Writable } from 'node:stream';
+import { createWebSocketStream, type WebSocket, WebSocketServer } from 'ws';
 import type { Attachment, OutputChunk } from '../engine.ts';
 import type { ApiContext } from './context.ts';
 
@@ -17,6 +18,8 @@ export const MULTIPLEXED_STREAM = 'application/vnd.docker.multiplexed-stream';
 
 /** API version that began to name multiplexed streams by their own media type. */
 const MULTIPLEXED_SINCE = 42;
+/** What a client types or pipes in one message. */
+const MESSAGE_MAX_BYTES = 1 << 20;
 /** How long a client may take to close its side after we have closed ours. */
 const LINGER_MS = 10_000;
 
@@ -34,17 +37,8 @@ export interface Hijacked {
 
 /** Takes the connection and sends the head. Errors after this can only be told inside the stream. */
 export function hijack(ctx: ApiContext, options: { readonly terminal: boolean }): Hijacked {
-  ctx.respond = false;
-  const { req, res } = ctx;
-  const { socket } = req;
-  // 'close' stays: it is how the server forgets the connection.
-  for (const event of ['data', 'end', 'drain', 'error', 'timeout']) socket.removeAllListeners(event);
-  // A reset is an end like any other; the streams around the socket see its 'close'.
-  socket.on('error', () => {});
-  // The request body may never end (a client that streams stdin); Node reports that when the connection closes.
-  req.on('error', () => {});
-  socket.setTimeout(0);
-  socket.setNoDelay(true);
+  const { res } = ctx;
+  const socket = takeSocket(ctx);
   // At once: the HTTP server may still set the socket flowing, and bytes without a listener are lost.
   const input = socket.pipe(new PassThrough());
 
@@ -61,6 +55,45 @@ export function hijack(ctx: ApiContext, options: { readonly terminal: boolean })
     if (!/^(?:content-|connection|upgrade|transfer-)/.test(name)) head.push(`${name}: ${String(value)}`);
   socket.write(`${head.join('\r\n')}\r\n\r\n`);
   return { socket, input };
+}
+
+/** The connection without the HTTP server's hands on it. Errors after this cannot be answered any more. */
+function takeSocket(ctx: ApiContext): Socket {
+  ctx.respond = false;
+  const { socket } = ctx.req;
+  // 'close' stays: it is how the server forgets the connection.
+  for (const event of ['data', 'end', 'drain', 'error', 'timeout']) socket.removeAllListeners(event);
+  // A reset is an end like any other; the streams around the socket see its 'close'.
+  socket.on('error', () => {});
+  // The request body may never end (a client that streams stdin); Node reports that when the connection closes.
+  ctx.req.on('error', () => {});
+  socket.setTimeout(0);
+  socket.setNoDelay(true);
+  return socket;
+}
+
+/**
+ * Carries an attachment over a websocket until the output ends: binary messages both ways, both output streams in one.
+ * A request that is no websocket handshake is refused.
+ */
+export async function serveWebSocket(ctx: ApiContext, attachment: Attachment): Promise<void> {
+  const server = new WebSocketServer({ noServer: true, maxPayload: MESSAGE_MAX_BYTES });
+  const socket = takeSocket(ctx);
+  const connected = Promise.withResolvers<WebSocket>();
+  server.once('wsClientError', (error) => connected.reject(error));
+  socket.once('close', () => connected.reject(new Error('the connection was closed')));
+  server.handleUpgrade(ctx.req, socket, Buffer.alloc(0), connected.resolve);
+  try {
+    const stream = createWebSocketStream(await connected.promise, { readableHighWaterMark: MESSAGE_MAX_BYTES });
+    // A client that leaves without a goodbye is an end like any other.
+    stream.on('error', () => {});
+    if (attachment.input === undefined) stream.resume();
+    else feed(stream, attachment.input);
+    await copyOutput(attachment.output, stream, { framed: false });
+    stream.end();
+  } finally {
+    await attachment[Symbol.asyncDispose]();
+  }
 }
 
 /** Ends our side, and does not wait for ever for the client's. */

@@ -1,5 +1,5 @@
 /** Images in Docker's JSON, with the fields that old API versions need. Pure. */
-import type { HistoryStep, ImageDetail, ImageSummary, Removal } from '../engine.ts';
+import type { HistoryStep, ImageDetail, ImageSummary, ManifestContent, Removal } from '../engine.ts';
 import { goTime } from './context.ts';
 
 /** API versions that changed what a field says. */
@@ -25,6 +25,23 @@ export function imageSummaryJson(image: ImageSummary, form: SummaryForm): Record
     SharedSize: form.sharedSize ? image.sharedBytes : -1,
     Size: image.sizeBytes,
     ...(form.apiMinor < VIRTUAL_SIZE_UNTIL && { VirtualSize: image.sizeBytes }),
+    ...(image.content && { Manifests: [manifestJson(image, image.content)] }),
+  };
+}
+
+/** Of an index only the manifest of this platform is kept, so there is one. */
+function manifestJson({ manifest, sizeBytes }: ImageSummary, content: ManifestContent): Record<string, unknown> {
+  return {
+    ID: manifest.digest,
+    Descriptor: { ...manifest, platform: content.platform },
+    Available: true,
+    Size: { Content: content.blobBytes, Total: sizeBytes },
+    Kind: 'image',
+    ImageData: {
+      Platform: content.platform,
+      Containers: content.containerIds,
+      Size: { Unpacked: content.layerBytes },
+    },
   };
 }
 

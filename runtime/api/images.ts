@@ -24,6 +24,8 @@ import { historyJson, imageDetailJson, imageSummaryJson, removalJson } from './i
 import { type ProgressMessage, startChunked, streamProgress } from './progress.ts';
 
 const LIST_FILTERS = ['before', 'dangling', 'label', 'reference', 'since', 'until'];
+/** API version from which a list may show manifests. */
+const MANIFESTS_SINCE = 47;
 const PRUNE_FILTERS = ['dangling', 'label', 'label!', 'until'];
 
 export function addImageRoutes(router: ApiRouter, engine: Engine): void {
@@ -40,6 +42,7 @@ export function addImageRoutes(router: ApiRouter, engine: Engine): void {
       before: filterText(filters, 'before'),
       since: filterText(filters, 'since'),
       until: until === undefined ? undefined : parseMoment(until, engine.now()),
+      withContent: ctx.state.apiMinor >= MANIFESTS_SINCE && queryFlag(ctx, 'manifests'),
     });
     const form = { apiMinor: ctx.state.apiMinor, sharedSize: queryFlag(ctx, 'shared-size') };
     sendJson(
@@ -99,6 +102,14 @@ export function addImageRoutes(router: ApiRouter, engine: Engine): void {
   });
 
   router.post('/images/*name/push', (ctx) => push(ctx, engine));
+
+  router.get('/distribution/*name/json', async (ctx) => {
+    const { descriptor, platforms } = await engine.distribution(pathPart(ctx, 'name'), {
+      credentials: registryCredentials(ctx),
+      signal: disconnectSignal(ctx),
+    });
+    sendJson(ctx, { Descriptor: descriptor, Platforms: platforms });
+  });
 
   router.delete('/images/*name', async (ctx) => {
     if (queryTexts(ctx, 'platforms').length > 0)

@@ -12,7 +12,6 @@ const UNBUILT: readonly (readonly [path: RegExp, message: string])[] = [
     /^\/containers\/.+\/(?:archive|export)$/,
     'copying files out of and into containers is not supported by this engine',
   ],
-  [/^\/containers\/.+\/attach\/ws$/, 'attaching over a websocket is not supported by this engine: attach by upgrade'],
   [/^\/containers\/.+\/checkpoints(?:\/|$)/, 'checkpoints are not supported by this engine'],
   [/^\/images\/search$/, 'searching registries is not supported by this engine'],
   [/^\/(?:swarm|nodes|services|tasks|secrets|configs)(?:\/|$)/, 'swarm mode is not supported by this engine'],

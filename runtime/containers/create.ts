@@ -7,6 +7,7 @@ import { AppError } from '../../shared/errors.ts';
 import type { ImageRunConfig } from '../../shared/oci.ts';
 import type { MountPoint } from './container.ts';
 import { parseExtraHost } from './etc-files.ts';
+import { maskedPaths, READONLY_PATHS } from './guarded-paths.ts';
 import { commandOf, mergeImageConfig } from './image-defaults.ts';
 import { planLog } from './log-options.ts';
 import type { ContainerConfig, CreateRequest, HostConfig, MountRequest } from './request.ts';
@@ -21,6 +22,8 @@ export interface HostLimits {
   readonly cgroupVersion: 1 | 2;
   readonly runtimeName: string;
   readonly hostname: string;
+  /** Masked besides what Docker masks everywhere. */
+  readonly thermalThrottlePaths: readonly string[];
 }
 
 export interface Plan {
@@ -63,6 +66,10 @@ function normalizeHostConfig(wanted: HostConfig, host: HostLimits): HostConfig {
     CgroupnsMode: wanted.CgroupnsMode || (host.cgroupVersion === 2 && !wanted.Privileged ? 'private' : 'host'),
     Runtime: wanted.Runtime || host.runtimeName,
     MemorySwap: wanted.Memory > 0 && wanted.MemorySwap === 0 ? wanted.Memory * 2 : wanted.MemorySwap,
+    ...(!wanted.Privileged && {
+      MaskedPaths: wanted.MaskedPaths ?? maskedPaths(host.thermalThrottlePaths),
+      ReadonlyPaths: wanted.ReadonlyPaths ?? READONLY_PATHS,
+    }),
   };
 }
 

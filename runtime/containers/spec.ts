@@ -9,6 +9,7 @@ import { AppError } from '../../shared/errors.ts';
 import type { CgroupMode } from '../kernel/cgroups.ts';
 import { capabilitiesOf } from './capabilities.ts';
 import type { MountPoint } from './container.ts';
+import { maskedPaths, READONLY_PATHS } from './guarded-paths.ts';
 import { commandOf, variableName } from './image-defaults.ts';
 import type { ContainerConfig, ExecRequest, HostConfig } from './request.ts';
 import { type OciSeccomp, parseSeccompProfile, resolveSeccomp } from './seccomp.ts';
@@ -126,22 +127,6 @@ export interface OciSpec {
 const DEFAULT_PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 const INIT_PATH = '/sbin/docker-init';
 
-const MASKED_PATHS = [
-  '/proc/acpi',
-  '/proc/asound',
-  '/proc/interrupts',
-  '/proc/kcore',
-  '/proc/keys',
-  '/proc/latency_stats',
-  '/proc/sched_debug',
-  '/proc/scsi',
-  '/proc/timer_list',
-  '/proc/timer_stats',
-  '/sys/devices/virtual/powercap',
-  '/sys/firmware',
-];
-const READONLY_PATHS = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger'];
-
 const RLIMITS = new Set(
   'as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack'.split(' '),
 );
@@ -153,7 +138,7 @@ export function specOf(input: SpecInput): OciSpec {
   const modes = namespaceModesOf(input);
   const security = securityOptionsOf(hostConfig.SecurityOpt);
   const process = processOf(input);
-  const maskedPaths = hostConfig.MaskedPaths ?? [...MASKED_PATHS, ...host.thermalThrottlePaths];
+  const masked = hostConfig.MaskedPaths ?? maskedPaths(host.thermalThrottlePaths);
   const mounts = mountsOf({
     hostConfig,
     mounts: input.mounts,
@@ -185,7 +170,9 @@ export function specOf(input: SpecInput): OciSpec {
       ...((input.devices ?? []).length > 0 ? { devices: (input.devices ?? []).map(ociDevice) } : {}),
       ...(seccomp === undefined ? {} : { seccomp }),
       ...(mounts.rootfsPropagation === undefined ? {} : { rootfsPropagation: mounts.rootfsPropagation }),
-      ...(hostConfig.Privileged ? {} : { maskedPaths, readonlyPaths: hostConfig.ReadonlyPaths ?? READONLY_PATHS }),
+      ...(hostConfig.Privileged
+        ? {}
+        : { maskedPaths: masked, readonlyPaths: hostConfig.ReadonlyPaths ?? READONLY_PATHS }),
     },
   };
 }

@@ -99,6 +99,16 @@ export interface ImageSummary {
   readonly containers: number;
   /** Of the manifest that was pulled, loaded or made last; an index's platform manifest, not the index. */
   readonly manifest: Descriptor;
+  /** What the manifest stands for; only when a list was asked for it. */
+  readonly content?: ManifestContent | undefined;
+}
+
+/** Bytes on disk. */
+export interface ManifestContent {
+  readonly platform: Platform;
+  readonly blobBytes: number;
+  readonly layerBytes: number;
+  readonly containerIds: readonly string[];
 }
 
 export interface ImageDetail extends ImageSummary {
@@ -134,6 +144,8 @@ export interface ImageFilter {
   readonly since?: string | undefined;
   /** Created before this moment. */
   readonly until?: Date | undefined;
+  /** Each with what its manifest stands for. */
+  readonly withContent?: boolean | undefined;
 }
 
 export interface RemoveOptions {

@@ -4,7 +4,15 @@
 import type { Digest } from '../../shared/digest.ts';
 import type { Layer } from '../layers/layer-store.ts';
 import { hasLabels, matchesReference } from './filters.ts';
-import type { HistoryStep, ImageDetail, ImageFilter, ImageSummary, ImagesUsage, ImageUse } from './images.ts';
+import type {
+  HistoryStep,
+  ImageDetail,
+  ImageFilter,
+  ImageSummary,
+  ImagesUsage,
+  ImageUse,
+  ManifestContent,
+} from './images.ts';
 import type { ImagePorts } from './ports.ts';
 import type { StoredImage } from './store.ts';
 import { sumUsage, type UsageSums } from './usage.ts';
@@ -97,7 +105,7 @@ export async function listImages(ports: ImagePorts, filter: ImageFilter = {}): P
   const before = await createdAt(filter.before);
   const since = await createdAt(filter.since);
   const parents = new Set(state.images.map((image) => image.parentId));
-  return state.images
+  const chosen = state.images
     .filter((image) => {
       if (before !== undefined && image.createdAt >= before) return false;
       if (since !== undefined && image.createdAt <= since) return false;
@@ -106,6 +114,23 @@ export async function listImages(ports: ImagePorts, filter: ImageFilter = {}): P
     })
     .map((image) => summarize(image, state, sums))
     .flatMap((summary) => shown(summary, filter, parents.has(summary.id)));
+  if (filter.withContent !== true) return chosen;
+  const layerBytes = new Map(state.layers.map((layer) => [layer.id, layer.diskBytes]));
+  const stored = new Map(state.images.map((image) => [image.id, image]));
+  return await Promise.all(
+    chosen.map(async (summary) => {
+      const { architecture, os, variant } = await ports.store.config(summary.id);
+      const layers = new Set(stored.get(summary.id)?.layers.map(({ layerId }) => layerId));
+      const unpacked = [...layers].reduce((sum, id) => sum + (layerBytes.get(id) ?? 0), 0);
+      const content: ManifestContent = {
+        platform: { architecture, os, ...(variant !== undefined && { variant }) },
+        blobBytes: summary.sizeBytes - unpacked,
+        layerBytes: unpacked,
+        containerIds: (state.inUse.get(summary.id) ?? []).map(({ containerId }) => containerId),
+      };
+      return { ...summary, content };
+    }),
+  );
 }
 
 /** Docker's rules for untagged images; `reference` also narrows the names that are shown. */

@@ -4,10 +4,29 @@ import { detailsPrefix, planLog } from '../../runtime/containers/log-options.ts'
 import { parseCreateRequest, parseExecRequest, parseUpdateRequest } from '../../runtime/containers/request.ts';
 import { parseSignal } from '../../runtime/containers/signals.ts';
 
-const host = { cpus: 2, cgroupVersion: 1, runtimeName: 'crun', hostname: 'host' } as const;
+const host = {
+  cpus: 2,
+  cgroupVersion: 1,
+  runtimeName: 'crun',
+  hostname: 'host',
+  thermalThrottlePaths: ['/sys/devices/system/cpu/cpu0/thermal_throttle'],
+} as const;
 const ID = 'abcdef0123456789'.repeat(4);
 const plan = (body: Record<string, unknown>, image = {}) =>
   planContainer(parseCreateRequest({ Image: 'i', Cmd: ['true'], ...body }), image, { id: ID, host });
+
+describe('masked and read-only paths', () => {
+  it('are written out, so that inspect tells them', () => {
+    const { MaskedPaths, ReadonlyPaths } = plan({}).hostConfig;
+    expect(MaskedPaths).toEqual(expect.arrayContaining(['/proc/kcore', ...host.thermalThrottlePaths]));
+    expect(ReadonlyPaths).toContain('/proc/sys');
+  });
+
+  it('are none for a privileged container, and what the client wants otherwise', () => {
+    expect(plan({ HostConfig: { Privileged: true } }).hostConfig.MaskedPaths).toBeUndefined();
+    expect(plan({ HostConfig: { MaskedPaths: [] } }).hostConfig.MaskedPaths).toEqual([]);
+  });
+});
 
 describe('parseCreateRequest', () => {
   it('takes what docker run sends without flags', () => {
