@@ -4,6 +4,7 @@ import { AppError } from '../shared/errors.ts';
 import { LOG_LEVELS } from '../shared/log.ts';
 import { ACCESS_OPTIONS } from './access/options.ts';
 import { LIMIT_OPTIONS } from './limits.ts';
+import { webhooksOption } from './webhooks/options.ts';
 
 const OPTIONS = {
   root: textOption({ description: 'directory of blobs and metadata', default: '/var/lib/berth-registry' }),
@@ -23,6 +24,7 @@ const OPTIONS = {
   }),
   logLevel: choiceOption({ description: 'least important lines to log', choices: LOG_LEVELS, default: 'info' }),
   ...ACCESS_OPTIONS,
+  webhooks: webhooksOption,
   ...LIMIT_OPTIONS,
 } as const;
 

@@ -7,11 +7,14 @@ import type { Limits } from './limits.ts';
 import type { Storage, TagGuard } from './metadata/index.ts';
 import type { Route } from './routes.ts';
 import type { PullTimes } from './upkeep/pull-times.ts';
+import type { EventSink } from './webhooks/events.ts';
 
 export interface RegistryPorts extends Storage {
   readonly access: Access;
   /** Most bytes of a repository; undefined = no quota. */
   readonly quotaBytes?: ((repository: string) => number | undefined) | undefined;
+  /** Who is told of what happens; nobody when absent. */
+  readonly events?: EventSink | undefined;
   readonly limits: Limits;
   readonly pullTimes: PullTimes;
   /** Where blobs are, if they are files of this machine. */

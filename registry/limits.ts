@@ -116,6 +116,12 @@ export const LIMIT_OPTIONS = {
     min: 0,
     max: 10_000_000,
   }),
+  webhookQueueMax: integerOption({
+    description: 'deliveries that wait for one webhook endpoint; what happens beyond is not told',
+    default: 10_000,
+    min: 1,
+    max: 10_000_000,
+  }),
   pullTimeResolutionMs: durationOption({
     description: 'a manifest that is pulled again within this time is not noted again',
     default: HOUR_MS,

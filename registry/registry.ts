@@ -21,6 +21,7 @@ import { createSqlIndex, type SqlIndex } from './metadata/sql.ts';
 import { createMetrics, type Metrics } from './metrics.ts';
 import { bytesOf, collectGarbage } from './upkeep/gc.ts';
 import { createPullTimes } from './upkeep/pull-times.ts';
+import { openWebhooks } from './webhooks/webhooks.ts';
 
 export interface Registry extends AsyncDisposable {
   /** Where it listens, with the port that was taken: `http://127.0.0.1:5000`. */
@@ -57,6 +58,16 @@ export async function startRegistry({ config, log, now, randomId }: RegistryOpti
   const anonymousWrites =
     config.anonymousWrites === 'always' || (config.anonymousWrites === 'loopback' && address.isLoopback);
   const control = undo.use(await openAccessControl({ config, database, anonymousWrites, log, now, randomId }));
+  const webhooks = undo.use(
+    await openWebhooks({
+      endpoints: config.webhooks,
+      database,
+      queueMax: config.webhookQueueMax,
+      log: log.child({ component: 'webhooks' }),
+      now,
+      randomId,
+    }),
+  );
   const app = createApp(
     {
       index,
@@ -64,6 +75,7 @@ export async function startRegistry({ config, log, now, randomId }: RegistryOpti
       blobPathOf: blobs.pathOf,
       access: control.access,
       quotaBytes: control.quotaBytes,
+      events: webhooks,
       limits: config,
       pullTimes,
       now,

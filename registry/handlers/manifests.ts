@@ -15,9 +15,10 @@ import { authorize, type Exchange, type Handlers, type RegistryPorts, tagGuard }
 import type { NewManifest, StoredManifest } from '../metadata/index.ts';
 import { OciError } from '../oci-errors.ts';
 import { type ManifestReference, manifestPath, parseTag } from '../routes.ts';
+import type { EventAction, ManifestEvent } from '../webhooks/events.ts';
 
 export function createManifestHandlers(ports: RegistryPorts): Handlers<'manifest'> {
-  const { index, access, limits, pullTimes, quotaBytes } = ports;
+  const { index, access, limits, pullTimes, quotaBytes, events } = ports;
 
   const resolve = coalesce(
     ({ repository, reference }: { readonly repository: string; readonly reference: ManifestReference }) =>
@@ -43,10 +44,12 @@ export function createManifestHandlers(ports: RegistryPorts): Handlers<'manifest
       ctx.set('Content-Length', String(manifest.bytes.length));
     },
 
-    async GET({ ctx, identity }, { repository, reference }) {
+    async GET(exchange, { repository, reference }) {
+      const { ctx, identity } = exchange;
       authorize(access, identity, { kind: 'pull', repository });
       const manifest = await find(repository, reference);
       pullTimes.note(repository, manifest.digest);
+      await events?.emit(eventOf(exchange, { action: 'pull', repository, reference, manifest }));
       if (describe(ctx, manifest)) return;
       const { bytes } = manifest;
       ctx.status = 200;
@@ -62,7 +65,9 @@ export function createManifestHandlers(ports: RegistryPorts): Handlers<'manifest
       if (reference.digest !== undefined && reference.digest !== digest)
         throw new OciError('DIGEST_INVALID', `cannot store manifest ${reference.digest}: the body is ${digest}`);
       const document = parse(bytes, ctx.get('Content-Type'));
-      await put(exchange, repository, { manifest: newManifest(document, { digest, bytes }), tags });
+      const manifest = newManifest(document, { digest, bytes });
+      await put(exchange, repository, { manifest, tags });
+      await events?.emit(eventOf(exchange, { action: 'push', repository, reference, manifest, tags }));
 
       ctx.set({ Location: manifestPath(repository, digest), 'Docker-Content-Digest': digest });
       if (document.subject !== undefined) ctx.set('OCI-Subject', document.subject.digest);
@@ -71,7 +76,8 @@ export function createManifestHandlers(ports: RegistryPorts): Handlers<'manifest
       ctx.body = '';
     },
 
-    async DELETE({ ctx, identity }, { repository, reference }) {
+    async DELETE(exchange, { repository, reference }) {
+      const { ctx, identity } = exchange;
       authorize(access, identity, { kind: 'delete', repository });
       const guard = tagGuard(access, identity, repository);
       const removed =
@@ -79,6 +85,7 @@ export function createManifestHandlers(ports: RegistryPorts): Handlers<'manifest
           ? await index.removeManifest(repository, reference.digest, { guard })
           : await index.removeTag(repository, reference.tag, { guard });
       if (!removed) throw unknown(repository, reference);
+      await events?.emit(eventOf(exchange, { action: 'delete', repository, reference }));
       ctx.status = 202;
       ctx.body = '';
     },
@@ -99,6 +106,32 @@ export function createManifestHandlers(ports: RegistryPorts): Handlers<'manifest
       throw error;
     }
   }
+}
+
+interface Happening {
+  readonly action: EventAction;
+  readonly repository: string;
+  readonly reference: ManifestReference;
+  readonly manifest?: StoredManifest;
+  readonly tags?: readonly string[];
+}
+
+function eventOf({ ctx, identity }: Exchange, happening: Happening): ManifestEvent {
+  const { action, repository, reference, manifest, tags } = happening;
+  return {
+    action,
+    repository,
+    digest: manifest?.digest ?? reference.digest,
+    tags: tags ?? (reference.tag === undefined ? [] : [reference.tag]),
+    mediaType: manifest?.mediaType,
+    sizeBytes: manifest?.bytes.length,
+    actor: identity.id,
+    request: {
+      method: ctx.method,
+      address: ctx.req.socket.remoteAddress,
+      userAgent: ctx.get('User-Agent') || undefined,
+    },
+  };
 }
 
 function unknown(repository: string, reference: ManifestReference): OciError {

@@ -66,6 +66,14 @@ export interface MetadataTables {
     createdAt: number;
     expiresAt: number;
   };
+  delivery: {
+    id: Generated<number>;
+    endpoint: string;
+    body: string;
+    createdAt: number;
+    dueAt: number;
+    attempts: number;
+  };
 }
 
 /** `without rowid` where the key is the row: one tree instead of two. Lists are range scans of these keys. */
@@ -184,6 +192,21 @@ export const METADATA_MIGRATIONS: readonly Migration[] = [
         expiresAt integer not null
       ) strict, without rowid`,
       'create index refreshTokenBySubject on refreshToken (subject, createdAt)',
+    ],
+  },
+  {
+    name: 'registry-webhooks-1-deliveries',
+    statements: [
+      // Numbers are never used again: receivers tell deliveries apart by them.
+      `create table delivery (
+        id integer primary key autoincrement,
+        endpoint text not null,
+        body text not null,
+        createdAt integer not null,
+        dueAt integer not null,
+        attempts integer not null
+      ) strict`,
+      'create index deliveryByEndpoint on delivery (endpoint, id)',
     ],
   },
 ];

@@ -1,10 +1,12 @@
 /** The sample configurations of deploy/registry, each started as it is, under the clients of others. */
 import { createHash, X509Certificate } from 'node:crypto';
 import { copyFile, mkdir, mkdtempDisposable, readdir, readFile, writeFile } from 'node:fs/promises';
+import { createServer as createHttpServer } from 'node:http';
 import { type AgentOptions, request as httpsRequest } from 'node:https';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { buffer } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { connect, type TLSSocket } from 'node:tls';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
@@ -56,14 +58,16 @@ async function freePort(): Promise<number> {
 }
 
 /** Starts a sample with its own words; only where it listens and where its files are is the test's. */
-async function startSample(name: string): Promise<RegistryProgram> {
+async function startSample(name: string, moved: Readonly<Record<string, string>> = {}): Promise<RegistryProgram> {
   const port = await freePort();
   const etc = join(root, `etc-${name}`);
   await mkdir(etc, { recursive: true });
   const move = (text: string) =>
     text.replaceAll('/etc/berth', etc).replaceAll(/(0\.0\.0\.0|127\.0\.0\.1):5000/g, `127.0.0.1:${port}`);
+  const movedBy = (text: string) =>
+    Object.entries(moved).reduce((all, [from, to]) => all.replaceAll(from, to), move(text));
   for (const file of await readdir(SAMPLES))
-    await writeFile(join(etc, file), move(await readFile(join(SAMPLES, file), 'utf8')));
+    await writeFile(join(etc, file), movedBy(await readFile(join(SAMPLES, file), 'utf8')));
   for (const file of ['registry.crt', 'registry.key'])
     if ((await readdir(root)).includes(file)) await copyFile(join(root, file), join(etc, file));
   const users = ['ann', 'bob', 'carl'].map((user) =>
@@ -205,6 +209,26 @@ describe('policy.yaml and rules.yaml', () => {
   it('refuses what is above the quota, and says how much there is', async () => {
     expect((await push('bob:bob-secret', 'team/quota:v1', 'large')).text).toMatch(/quota of 1048576 bytes/);
     expect(await push('bob:bob-secret', 'team/large/app:v1', 'large')).toMatchObject({ code: 0 });
+  });
+});
+
+describe('webhooks.yaml', () => {
+  it('tells the receiver of a push, also one that starts later', async () => {
+    const port = await freePort();
+    const etc = join(root, 'etc-webhooks');
+    await mkdir(etc, { recursive: true });
+    await writeFile(join(etc, 'webhook-secret'), 'sixteen bytes or more\n');
+    const registry = stack.use(await startSample('webhooks', { '127.0.0.1:8080': `127.0.0.1:${port}` }));
+    const target = `docker://${registry.address}/team/app:v1`;
+    await tool('skopeo', '--insecure-policy', 'copy', '-q', '--dest-tls-verify=false', oci('layout'), target);
+    const { promise, resolve } = Promise.withResolvers<string>();
+    const receiver = createHttpServer(async (request, response) => {
+      resolve(String(await buffer(request)));
+      response.end();
+    }).listen(port, '127.0.0.1');
+    stack.defer(() => void receiver.close());
+    const [event] = JSON.parse(await promise).events;
+    expect(event).toMatchObject({ action: 'push', target: { repository: 'team/app', tag: 'v1' } });
   });
 });
 
