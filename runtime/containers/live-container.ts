@@ -355,7 +355,11 @@ export class LiveContainer {
         ? wantsRestart(hostConfig.RestartPolicy, this.#lastRun())
         : state.status === 'exited' && wantsStartAtBoot(hostConfig.RestartPolicy, stoppedByUser)
     )
-      await this.#exclusively(() => this.#launch({})).catch((error) => {
+      await this.#exclusively(() => {
+        // Who stopped the run before has not stopped this one.
+        this.#patch({ stoppedByUser: false });
+        return this.#launch({});
+      }).catch((error) => {
         this.#ports.log.warn('a container could not be started again', { containerId: this.id, error });
       });
   }
@@ -448,7 +452,8 @@ export class LiveContainer {
 
   #launchRequest(log: ContainerLog): LaunchRequest {
     const { config } = this.#record;
-    const stdin: StdinMode = !config.OpenStdin ? 'none' : config.StdinOnce ? 'once' : 'open';
+    // A terminal has no end of input: its client going, the engine's among them, is not the shell's end.
+    const stdin: StdinMode = !config.OpenStdin ? 'none' : config.StdinOnce && !config.Tty ? 'once' : 'open';
     return { id: this.id, bundle: this.#bundle, logPath: log.path, terminal: config.Tty, stdin };
   }
 

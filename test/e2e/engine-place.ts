@@ -26,6 +26,8 @@ export interface EnginePlace extends AsyncDisposable {
   docker(args: readonly string[], input?: string): Promise<Outcome>;
   /** The same; anything but success fails the test. Answers what was printed, without the final newline. */
   dockerOk(args: readonly string[], input?: string): Promise<string>;
+  /** All of them, whatever they do: a test that failed must not fail the next one. */
+  removeContainers(): Promise<void>;
   /** Ends the engine by a signal and starts it again on the same directories. */
   restart(signal: 'SIGTERM' | 'SIGKILL'): Promise<void>;
 }
@@ -41,10 +43,13 @@ export async function openEnginePlace(): Promise<EnginePlace> {
     env: host.env,
   });
   let engine = await startEngine(host);
-  undo.defer(async () => {
+  const removeContainers = async () => {
     const listed = await docker(['ps', '-aq']);
     const ids = listed.stdout.split('\n').filter((id) => id !== '');
     if (ids.length > 0) await docker(['rm', '-f', ...ids]);
+  };
+  undo.defer(async () => {
+    await removeContainers();
     await engine.end('SIGTERM');
   });
   const docker = (args: readonly string[], input?: string) =>
@@ -58,6 +63,7 @@ export async function openEnginePlace(): Promise<EnginePlace> {
       return engine;
     },
     docker,
+    removeContainers,
     async dockerOk(args, input) {
       const { code, stdout, stderr } = await docker(args, input);
       if (code !== 0)
