@@ -9,6 +9,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { watch } from 'node:fs';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
+import type { Readable } from 'node:stream';
 import { AppError, hasCode, messageOf } from '../../shared/errors.ts';
 import { PROGRAM_PATH } from '../kernel/command.ts';
 import { runtimeWords, startExitCode } from '../kernel/oci-runtime.ts';
@@ -30,6 +31,8 @@ import type { Monitored } from './supervisor.ts';
 /** A terminal's output is read as it comes; what nobody reads any more is bounded. */
 const TERMINAL_LOG = { maxBytes: 4_000_000, maxFiles: 1 };
 const TRIM_MS = 1000;
+/** Clients ask for the exit code right after the end; who runs a command every second must not cost memory for ever. */
+const ENDED_KEPT = 1000;
 
 interface Exec {
   readonly id: string;
@@ -41,6 +44,8 @@ interface Exec {
   /** Told even after its end. */
   lastPid: number;
   monitored: Monitored | undefined;
+  /** The runtime, when it runs on pipes. */
+  child: ChildProcess | undefined;
 }
 
 export type ExecPorts = Pick<ContainerPorts, 'runtime' | 'supervisor' | 'runDirectory' | 'randomId' | 'log'>;
@@ -48,6 +53,8 @@ export type ExecPorts = Pick<ContainerPorts, 'runtime' | 'supervisor' | 'runDire
 export class Execs {
   readonly #ports: ExecPorts;
   readonly #execs = new Map<string, Exec>();
+  /** Oldest first. */
+  readonly #endedIds = new Set<string>();
 
   constructor(ports: ExecPorts) {
     this.#ports = ports;
@@ -71,6 +78,7 @@ export class Execs {
       exitCode: undefined,
       lastPid: 0,
       monitored: undefined,
+      child: undefined,
     });
     container.publish(`exec_create: ${request.Cmd.join(' ')}`, { execID: id });
     return id;
@@ -85,8 +93,11 @@ export class Execs {
     exec.state = 'running';
     container.publish(`exec_start: ${request.Cmd.join(' ')}`, { execID: id });
     try {
-      await mkdir(exec.directory, { recursive: true, mode: 0o700 });
-      await writeFile(join(exec.directory, 'process.json'), await container.execProcess(request), { mode: 0o600 });
+      const [process] = await Promise.all([
+        container.execProcess(request),
+        mkdir(exec.directory, { recursive: true, mode: 0o700 }),
+      ]);
+      await writeFile(join(exec.directory, 'process.json'), process, { mode: 0o600 });
       return request.Tty ? await this.#startOnTerminal(exec, options) : await this.#startOnPipes(exec, options);
     } catch (error) {
       await this.#ended(exec, 125);
@@ -113,7 +124,7 @@ export class Execs {
     await exec.monitored.resize(size);
   }
 
-  /** SIGKILL to what it runs. An exec that has ended is left alone. */
+  /** SIGKILL to what it runs; what that has started lives on, unheard. An exec that has ended is left alone. */
   async kill(id: string): Promise<void> {
     const exec = this.#find(id);
     const pid = await pidOf(exec);
@@ -124,11 +135,14 @@ export class Execs {
     } catch (error) {
       if (!hasCode(error, 'ESRCH')) throw error;
     }
+    exec.child?.stdout?.destroy();
+    exec.child?.stderr?.destroy();
   }
 
   /** Forgets one that nobody will ask about again. */
   drop(id: string): void {
-    if (this.#execs.get(id)?.state === 'ended') this.#execs.delete(id);
+    this.#execs.delete(id);
+    this.#endedIds.delete(id);
   }
 
   /** Those of a container that have not ended. */
@@ -139,7 +153,7 @@ export class Execs {
   }
 
   forget(container: LiveContainer): void {
-    for (const exec of this.#execs.values()) if (exec.container === container) this.#execs.delete(exec.id);
+    for (const exec of this.#execs.values()) if (exec.container === container) this.drop(exec.id);
   }
 
   #find(id: string): Exec {
@@ -163,6 +177,8 @@ export class Execs {
         pidFile: join(directory, 'pid'),
       }),
     ];
+    // Before the runtime, so that it cannot come unseen.
+    const hasStarted = appearance(join(directory, 'pid'));
     const child = spawn(runtime.program, args, {
       stdio: isDetached
         ? 'ignore'
@@ -174,13 +190,15 @@ export class Execs {
       env: { PATH: PROGRAM_PATH },
       detached: isDetached,
     });
+    exec.child = child;
     child.on('error', () => {});
     child.stdin?.on('error', () => {});
-    const hasStarted = appearance(join(directory, 'pid'));
     const failure = endOf(child).then(async (exitCode) => {
-      const words = runtimeWords(await readFile(errorPath, 'utf8').catch(() => ''));
-      const isCommand = (await pidOf(exec)) > 0;
       hasStarted.close();
+      const [said, pid] = await Promise.all([readFile(errorPath, 'utf8').catch(() => ''), pidOf(exec)]);
+      exec.lastPid = pid;
+      const words = runtimeWords(said);
+      const isCommand = pid > 0;
       await this.#ended(exec, isCommand ? exitCode : startExitCode(words));
       return isCommand ? undefined : execFailure(request.Cmd, words);
     });
@@ -197,9 +215,8 @@ export class Execs {
       [Symbol.asyncDispose]: async () => {
         options.signal?.removeEventListener('abort', abort);
         child.stdin?.destroy();
-        // A command whose reader has gone must not wait for it for ever.
-        child.stdout?.resume();
-        child.stderr?.resume();
+        discard(child.stdout);
+        discard(child.stderr);
       },
     };
   }
@@ -261,12 +278,17 @@ export class Execs {
 
   async #ended(exec: Exec, exitCode: number): Promise<void> {
     if (exec.state === 'ended') return;
-    exec.lastPid = await pidOf(exec);
     exec.state = 'ended';
     exec.exitCode = exitCode;
+    exec.lastPid = await pidOf(exec);
     exec.container.publish('exec_die', { execID: exec.id, exitCode: String(exitCode) });
-    // An open reader keeps what it reads.
-    await rm(exec.directory, { recursive: true, force: true }).catch((error) =>
+    this.#endedIds.add(exec.id);
+    for (const id of this.#endedIds) {
+      if (this.#endedIds.size <= ENDED_KEPT) break;
+      this.drop(id);
+    }
+    // Nobody waits for it, and an open reader keeps what it reads.
+    void rm(exec.directory, { recursive: true, force: true }).catch((error) =>
       this.#ports.log.warn('files of an exec could not be removed', { execId: exec.id, error }),
     );
   }
@@ -286,6 +308,13 @@ function sizeOf({ ConsoleSize }: ExecRequest): TerminalSize | undefined {
 function execFailure(command: readonly string[], words: string): string {
   const cause = commandFailure(command, words).replace('error during container init: ', '');
   return `OCI runtime exec failed: exec failed: unable to start container process: ${cause}\r\n`;
+}
+
+/** A command whose reader has gone must not wait for it for ever. */
+function discard(stream: Readable | null): void {
+  // An iterator that reads no more would keep the stream from flowing.
+  stream?.removeAllListeners('readable');
+  stream?.resume();
 }
 
 async function endOf(child: ChildProcess): Promise<number> {

@@ -135,33 +135,46 @@ export class HealthMonitor {
   }
 
   async #probe(container: LiveContainer, plan: HealthPlan): Promise<Probe> {
-    const { execs, now } = this.#ports;
-    const start = now();
+    const { execs } = this.#ports;
     const request = parseExecRequest({ Cmd: plan.command, AttachStdout: true, AttachStderr: true });
     const execId = execs.create(container, request);
+    try {
+      return await this.#run(execId, { container, timeoutMs: plan.timeoutMs });
+    } finally {
+      execs.drop(execId);
+    }
+  }
+
+  async #run(
+    execId: string,
+    { container, timeoutMs }: { readonly container: LiveContainer; readonly timeoutMs: number },
+  ): Promise<Probe> {
+    const { execs, now, log } = this.#ports;
+    const start = now();
     const attachment = await execs.start(execId, {});
     let isLate = false;
     const timer = setTimeout(() => {
       isLate = true;
-      void execs.kill(execId);
-    }, plan.timeoutMs);
+      execs.kill(execId).catch((error) => {
+        log.warn('a health check could not be ended', { containerId: container.id, error });
+      });
+    }, timeoutMs);
     let output = '';
     try {
       for await (const { bytes } of attachment?.output ?? [])
         if (output.length < OUTPUT_MAX_BYTES) output = `${output}${bytes}`.slice(0, OUTPUT_MAX_BYTES);
+    } catch (error) {
+      // Being killed ends its output, too.
+      if (!isLate) throw error;
     } finally {
       clearTimeout(timer);
       await attachment?.[Symbol.asyncDispose]();
     }
-    if (isLate)
-      return {
-        start,
-        end: now(),
-        exitCode: TIMED_OUT,
-        output: `Health check exceeded timeout (${plan.timeoutMs / 1000}s)`,
-      };
+    if (isLate) {
+      output = `Health check exceeded timeout (${timeoutMs / 1000}s)`;
+      return { start, end: now(), exitCode: TIMED_OUT, output };
+    }
     const { exitCode = TIMED_OUT } = await execs.inspect(execId);
-    execs.drop(execId);
     return { start, end: now(), exitCode, output };
   }
 }

@@ -341,6 +341,37 @@ it('execs: output, exit codes, stdin, terminals', () =>
     await containers.remove('c1', { force: true });
   }));
 
+it('lets a command run to its end whose reader has gone', () =>
+  withPlace(async ({ engine }) => {
+    const { containers } = await engine();
+    await create(containers, ['sleep', '100'], {}, 'c1');
+    await containers.start('c1');
+    const request = parseExecRequest({ Cmd: sh('head -c 3000000 /dev/zero; exit 5'), AttachStdout: true });
+    const execId = await containers.createExec('c1', request);
+    const attachment = await containers.startExec(execId, {});
+    for await (const _ of attachment?.output ?? []) break;
+    await attachment?.[Symbol.asyncDispose]();
+    await vi.waitFor(
+      async () => expect(await containers.inspectExec(execId)).toMatchObject({ running: false, exitCode: 5 }),
+      5000,
+    );
+    await containers.remove('c1', { force: true });
+  }));
+
+it('ends health checks that take too long, whatever they have started', () =>
+  withPlace(async ({ engine }) => {
+    const { containers } = await engine();
+    const check = { Test: ['CMD-SHELL', 'sleep 100 & wait'], Interval: 20e6, Timeout: 100e6, Retries: 2 };
+    await create(containers, ['sleep', '100'], { Healthcheck: check }, 'c1');
+    await containers.start('c1');
+    await vi.waitFor(async () => expect((await containers.inspect('c1')).health?.status).toBe('unhealthy'), 5000);
+    expect((await containers.inspect('c1')).health?.log.at(-1)).toMatchObject({
+      exitCode: -1,
+      output: 'Health check exceeded timeout (0.1s)',
+    });
+    await containers.remove('c1', { force: true });
+  }));
+
 it('checks health, and tells when it changes', () =>
   withPlace(async ({ engine }) => {
     const { containers, events } = await engine();
