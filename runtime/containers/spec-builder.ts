@@ -52,13 +52,11 @@ export function createSpecBuilder(options: SpecBuilderOptions): SpecBuilder {
 
   return {
     container: async (request) => encodeSpec(specOf(await inputOf(request))),
-    async process({ request, ...container }) {
-      const { record, rootfs } = container;
-      const user = await userOf(rootfs, {
-        user: request.User || record.config.User,
-        groupAdd: record.hostConfig.GroupAdd,
-      });
-      return encodeSpec(execProcessOf(await inputOf(container), request, user));
+    async process({ request, record, rootfs, etc }) {
+      const { config, hostConfig } = record;
+      const user = await userOf(rootfs, { user: request.User || config.User, groupAdd: hostConfig.GroupAdd });
+      const paths = { rootfs, ...etc, init: options.init };
+      return encodeSpec(execProcessOf({ config, hostConfig, host: options.host, paths }, request, user));
     },
     resources: async (hostConfig) =>
       limitsOf(hostConfig, options.host.cgroupMode, await blockDevicesOf(limitedDevices(hostConfig))),

@@ -178,8 +178,12 @@ export function specOf(input: SpecInput): OciSpec {
 }
 
 /** process.json of an exec: the container's process with what the exec asks for instead. */
-export function execProcessOf(input: SpecInput, exec: ExecRequest, user: ResolvedUser): OciProcess {
-  const { noNewPrivileges: _inherited, rlimits, apparmorProfile, ...main } = processOf(input);
+export function execProcessOf(
+  input: Pick<SpecInput, 'config' | 'hostConfig' | 'host' | 'paths'>,
+  exec: ExecRequest,
+  user: ResolvedUser,
+): OciProcess {
+  const { noNewPrivileges: _inherited, rlimits, apparmorProfile, ...main } = processOf({ ...input, user });
   const security = securityOptionsOf(input.hostConfig.SecurityOpt);
   const privileged = exec.Privileged || input.hostConfig.Privileged;
   const bounding = privileged
@@ -218,7 +222,13 @@ export function encodeSpec(spec: OciSpec | OciProcess): string {
   );
 }
 
-function processOf({ config, hostConfig, user, host, paths }: SpecInput): OciProcess {
+function processOf({
+  config,
+  hostConfig,
+  user,
+  host,
+  paths,
+}: Pick<SpecInput, 'config' | 'hostConfig' | 'user' | 'host' | 'paths'>): OciProcess {
   const security = securityOptionsOf(hostConfig.SecurityOpt);
   const capabilities = capabilitiesOf({
     add: hostConfig.CapAdd,

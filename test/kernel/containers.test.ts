@@ -341,6 +341,21 @@ it('execs: output, exit codes, stdin, terminals', () =>
     await containers.remove('c1', { force: true });
   }));
 
+it('execs whatever became of what the container was made from', () =>
+  withPlace(async ({ engine }) => {
+    const { containers } = await engine();
+    await create(containers, ['sleep', '100'], {}, 'c1');
+    await create(containers, ['sleep', '100'], { HostConfig: { PidMode: 'container:c1' } }, 'c2');
+    await containers.start('c1');
+    await containers.start('c2');
+    await containers.rename('c1', 'renamed');
+    const execId = await containers.createExec('c2', parseExecRequest({ Cmd: ['echo', 'here'], AttachStdout: true }));
+    const attachment = await containers.startExec(execId, {});
+    expect(attachment && (await textOf(attachment.output))).toBe('here\n');
+    await containers.remove('c2', { force: true });
+    await containers.remove('renamed', { force: true });
+  }));
+
 it('lets a command run to its end whose reader has gone', () =>
   withPlace(async ({ engine }) => {
     const { containers } = await engine();
