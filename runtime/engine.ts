@@ -160,6 +160,8 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     randomId,
   });
 
+  undo.defer(() => images.settled());
+
   const runtimeName = chooseRuntime(config, facts);
   const runtime = createOciRuntime({
     name: runtimeName,

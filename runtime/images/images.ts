@@ -34,7 +34,8 @@ export interface Images {
   /** Gives the image another name; a name that exists moves. @throws as resolve, 'invalid' (target with a digest) */
   tag(nameOrId: string, target: string): Promise<void>;
   /**
-   * Docker's rmi: untags a name; removes the image when its last name goes or when it was given by id.
+   * Docker's rmi: untags a name; removes the image when its last name goes or when it was given by id. Answers when the
+   * image is gone; its bytes go right after, and usage() and prune() wait for them.
    * @throws as resolve, 'conflict' while containers, other repositories or child images need it
    */
   remove(nameOrId: string, options?: RemoveOptions): Promise<readonly Removal[]>;
@@ -70,6 +71,8 @@ export interface Images {
   collect(): Promise<Collected>;
   /** At start, before anything is pulled or run: removes what a crash left, and stale unfinished downloads. */
   sweep(): Promise<Collected>;
+  /** Waits until the bytes of removed images are gone: before the stores are closed. */
+  settled(): Promise<void>;
 }
 
 export interface ResolvedImage {

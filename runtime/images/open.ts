@@ -16,7 +16,14 @@ import { hostPlatform } from './platform.ts';
 import type { ImagePorts } from './ports.ts';
 import { pullImage } from './pull.ts';
 import { pushImage } from './push.ts';
-import { collectUnnamed, KEEP_UNFINISHED_MS, pruneImages, removeImage, sweepImages } from './reclaim.ts';
+import {
+  collectUnnamed,
+  createErasures,
+  KEEP_UNFINISHED_MS,
+  pruneImages,
+  removeImage,
+  sweepImages,
+} from './reclaim.ts';
 import { imageHistory, inspectImage, listImages, reportUsage } from './report.ts';
 import { ImageStore, noSuchImage, type StoredBlob } from './store.ts';
 import type { ImageTables } from './tables.ts';
@@ -44,6 +51,7 @@ export function openImages(options: ImagesOptions): Images {
   const parallel = options.parallelTransfers ?? PARALLEL_TRANSFERS;
   const store = new ImageStore(options.database);
   const leases = createLeases();
+  const erasures = createErasures();
   const uploads = createSlots(parallel);
   const measureBlob = async (digest: Digest): Promise<StoredBlob> => {
     const { size: sizeBytes, blocks } = await stat(blobs.pathOf(digest));
@@ -56,7 +64,7 @@ export function openImages(options: ImagesOptions): Images {
   });
   const host = hostPlatform(options.architecture);
   const ports: ImagePorts = {
-    ...{ store, blobs, layers, leases, transfers, users, events, log, host },
+    ...{ store, blobs, layers, leases, erasures, transfers, users, events, log, host },
     ...{ now, randomId, connect, measureBlob },
   };
 
@@ -93,6 +101,7 @@ export function openImages(options: ImagesOptions): Images {
     lease: () => openLease(ports),
     collect: () => collectUnnamed(ports, { keepMs: KEEP_UNFINISHED_MS }),
     sweep: () => sweepImages(ports),
+    settled: () => erasures.settled(),
   };
 }
 

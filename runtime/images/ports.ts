@@ -9,6 +9,7 @@ import type { LayerStore } from '../layers/layer-store.ts';
 import type { ImageUsers } from './images.ts';
 import type { Leases } from './leases.ts';
 import type { WantedPlatform } from './platform.ts';
+import type { Erasures } from './reclaim.ts';
 import type { ImageStore, StoredBlob } from './store.ts';
 import type { Transfers } from './transfers.ts';
 
@@ -17,6 +18,7 @@ export interface ImagePorts {
   readonly blobs: FsBlobStore;
   readonly layers: LayerStore;
   readonly leases: Leases;
+  readonly erasures: Erasures;
   readonly transfers: Transfers;
   readonly users: ImageUsers;
   readonly events: Pick<EventLog, 'publish'>;

@@ -1,8 +1,8 @@
 /**
  * Reclaim: rmi, prune, and the collection of what nothing names.
  *
- * Rows go first, in one transaction, bytes last, so a crash in between leaves garbage that the next sweep finds. What
- * goes is chosen inside the transaction: first nobody may protect it any more (leases.condemn), then the layers that
+ * Rows go first, in one transaction, bytes last, so a crash in between leaves garbage that the next sweep finds; rmi
+ * answers before its bytes are gone, and whoever counts bytes waits for them. What goes is chosen inside the transaction: first nobody may protect it any more (leases.condemn), then the layers that
  * writable layers stand on are asked for; who protects a thing before that keeps it, who comes later waits.
  */
 import { type Digest, hexOf } from '../../shared/digest.ts';
@@ -22,6 +22,33 @@ export const KEEP_UNFINISHED_MS = 24 * 3600 * 1000;
 interface Erased {
   readonly layers: readonly Layer[];
   readonly blobs: readonly StoredBlob[];
+}
+
+/** What has lost its rows; its bytes go on their own. */
+interface Erasure {
+  readonly layers: readonly LayerId[];
+  /** Never rejects. */
+  readonly done: Promise<Erased>;
+}
+
+/** Bytes that still go after their removal has been answered: a crash leaves them to the next sweep. */
+export interface Erasures {
+  add(work: Promise<unknown>): void;
+  /** Nothing is left to go. */
+  settled(): Promise<void>;
+}
+
+export function createErasures(): Erasures {
+  const running = new Set<Promise<unknown>>();
+  return {
+    add(work) {
+      running.add(work);
+      void work.finally(() => running.delete(work));
+    },
+    async settled() {
+      await Promise.all(running);
+    },
+  };
 }
 
 /** @throws what Images.remove says */
@@ -45,9 +72,10 @@ export async function removeImage(
     child = parent;
   }
   const plan = planRemoval({ ...options, written: nameOrId, reference: name, image: await subject(image), parents });
-  const erased = await erase(ports, (choose) => store.remove({ names: plan.untag, images: plan.images }, choose));
+  const erasure = await erase(ports, (choose) => store.remove({ names: plan.untag, images: plan.images }, choose));
+  ports.erasures.add(erasure.done);
   publish(ports, id, plan.removals);
-  return [...plan.removals, ...erased.layers.map((layer) => ({ deleted: layer.id }))];
+  return [...plan.removals, ...erasure.layers.map((deleted) => ({ deleted }))];
 }
 
 async function subjectOf(
@@ -73,6 +101,7 @@ function publish(ports: ImagePorts, id: Digest, removals: readonly Removal[]): v
 
 /** @throws what Images.prune says */
 export async function pruneImages(ports: ImagePorts, filter: PruneFilter = {}): Promise<PruneResult> {
+  await ports.erasures.settled();
   const state = await readUsage(ports);
   const isKept = (image: StoredImage) =>
     state.inUse.has(image.id) ||
@@ -100,7 +129,8 @@ export async function pruneImages(ports: ImagePorts, filter: PruneFilter = {}): 
 
   const names = gone.flatMap((image) => image.names.map((name) => name.name));
   const images = gone.map((image) => image.id);
-  const erased = await erase(ports, (choose) => ports.store.remove({ names, images }, choose));
+  const erasure = await erase(ports, (choose) => ports.store.remove({ names, images }, choose));
+  const erased = await erasure.done;
   for (const image of gone)
     publish(ports, image.id, [...image.names.map((name) => ({ untagged: name.familiar })), { deleted: image.id }]);
   const collected = await collectUnnamed(ports, { keepMs: 0 });
@@ -116,14 +146,16 @@ export async function collectUnnamed(
   ports: ImagePorts,
   { keepMs }: { readonly keepMs: number },
 ): Promise<Collected & { readonly erased: Erased }> {
+  await ports.erasures.settled();
   const before = ports.now().getTime() - keepMs;
   const layers = (await ports.layers.list()).filter((layer) => layer.createdAt.getTime() <= before);
   const ids = layers.map((layer) => layer.id);
-  const erased = await erase(ports, (choose) =>
+  const erasure = await erase(ports, (choose) =>
     ports.store.collect(ids, (unnamed) =>
       choose({ ...unnamed, blobs: unnamed.blobs.filter((blob) => blob.committedMs <= before) }),
     ),
   );
+  const erased = await erasure.done;
   let bytes = bytesOf(erased);
   let ingests = 0;
   for await (const { id, offset, modifiedAt } of ports.blobs.ingests()) {
@@ -151,8 +183,11 @@ export async function sweepImages(ports: ImagePorts): Promise<Collected> {
 
 type Choose = (unnamed: Unnamed) => Promise<readonly Digest[]>;
 
-/** Runs a transaction that leaves things without a name, then erases the bytes of those that it chose. */
-async function erase(ports: ImagePorts, transaction: (choose: Choose) => Promise<void>): Promise<Erased> {
+/**
+ * Runs a transaction that leaves things without a name, and begins to erase the bytes of those that it chose. Until they
+ * are gone nobody can protect them, so a pull of the same layers waits.
+ */
+async function erase(ports: ImagePorts, transaction: (choose: Choose) => Promise<void>): Promise<Erasure> {
   let condemned: Condemned | undefined;
   let blobs: readonly StoredBlob[] = [];
   let layers: readonly LayerId[] = [];
@@ -166,12 +201,20 @@ async function erase(ports: ImagePorts, transaction: (choose: Choose) => Promise
   };
   try {
     await transaction(choose);
-    const erasedLayers = await Promise.all(layers.map((id) => eraseLayer(ports, id)));
-    await Promise.all(blobs.map((blob) => eraseBlob(ports, blob.digest)));
-    return { blobs, layers: erasedLayers.filter((layer) => layer !== undefined) };
-  } finally {
+  } catch (error) {
     condemned?.[Symbol.dispose]();
+    throw error;
   }
+  return { layers, done: eraseBytes(ports, { layers, blobs }).finally(() => condemned?.[Symbol.dispose]()) };
+}
+
+async function eraseBytes(
+  ports: ImagePorts,
+  { layers, blobs }: { readonly layers: readonly LayerId[]; readonly blobs: readonly StoredBlob[] },
+): Promise<Erased> {
+  const erased = await Promise.all(layers.map((id) => eraseLayer(ports, id)));
+  await Promise.all(blobs.map((blob) => eraseBlob(ports, blob.digest)));
+  return { blobs, layers: erased.filter((layer) => layer !== undefined) };
 }
 
 /** A failure to delete bytes undoes nothing: their names are gone, and the next sweep tries again. */

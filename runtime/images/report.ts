@@ -61,6 +61,7 @@ export function sumsOf(ports: ImagePorts, state: UsageState, usedImages?: Readon
 }
 
 export async function reportUsage(ports: ImagePorts): Promise<ImagesUsage> {
+  await ports.erasures.settled();
   const state = await readUsage(ports);
   const sums = sumsOf(ports, state);
   return {

@@ -66,6 +66,7 @@ export async function openImagesRig(given?: string): Promise<ImagesRig> {
       connect: (host) => createRegistryClient({ host, retry: { attempts: 2, baseMs: 1, maxMs: 2 } }),
     });
     const close = async () => {
+      await images.settled();
       await layers[Symbol.asyncDispose]();
       await database.close();
     };

@@ -46,6 +46,7 @@ async function pulled(name: string, image: Image): Promise<string> {
 
 /** Everything below the state directory's stores, by name. */
 async function bytesHere(): Promise<{ readonly blobs: number; readonly layers: number; readonly ingests: number }> {
+  await rig.images.settled();
   const count = async (...path: string[]) => {
     await mkdir(join(rig.root, ...path), { recursive: true });
     return (await readdir(join(rig.root, ...path), { withFileTypes: true })).filter((entry) => entry.isFile()).length;
