@@ -1,6 +1,7 @@
 /** The options of berthd, for flags, environment (BERTH_ENGINE_…) and file alike. */
-import { type Config, choiceOption, listOption, type Program, textOption } from '../shared/config.ts';
+import { type Config, choiceOption, listOption, type Program, structureOption, textOption } from '../shared/config.ts';
 import { LOG_LEVELS } from '../shared/log.ts';
+import { mirrorsSchema, type RegistryMirrors } from './registries.ts';
 
 const OPTIONS = {
   root: textOption({ description: 'directory of images, layers and containers', default: '/var/lib/berth' }),
@@ -17,8 +18,25 @@ const OPTIONS = {
     default: 'auto',
   }),
   insecureRegistries: listOption({
-    description: 'registries (HOST:PORT) that are spoken to over plain http, besides those on loopback',
+    description: 'registries (HOST:PORT), besides those on loopback, that may speak plain http or show any certificate',
     default: [],
+  }),
+  registryMirrors: structureOption<RegistryMirrors>({
+    description: 'mirrors to pull from first, by the registry that they mirror: {docker.io: [https://mirror.example]}',
+    default: {},
+    schema: mirrorsSchema,
+  }),
+  httpProxy: textOption({
+    description: 'proxy for http:// (default: http_proxy of the environment)',
+    default: undefined,
+  }),
+  httpsProxy: textOption({
+    description: 'proxy for https:// (default: https_proxy of the environment)',
+    default: undefined,
+  }),
+  noProxy: textOption({
+    description: 'hosts that are reached without a proxy (default: no_proxy of the environment)',
+    default: undefined,
   }),
   logLevel: choiceOption({ description: 'least important lines to log', choices: LOG_LEVELS, default: 'info' }),
 } as const;

@@ -9,7 +9,7 @@ import { arch, availableParallelism, hostname, machine, release, totalmem } from
 import { describeOptions, loadConfig, printConfig } from '../shared/config.ts';
 import { AppError, isKind, messageOf } from '../shared/errors.ts';
 import { createLog } from '../shared/log.ts';
-import { proxiesFromEnvironment } from '../shared/proxies.ts';
+import { type ProxySettings, proxiesFromEnvironment } from '../shared/proxies.ts';
 import { createApiServer } from './api/server.ts';
 import { type EngineConfig, PROGRAM } from './config.ts';
 import { obstacles } from './description.ts';
@@ -51,7 +51,7 @@ async function run(config: EngineConfig): Promise<void> {
     directory,
     facts,
     names: { hostname: hostname(), machine: machine() },
-    proxies: proxiesFromEnvironment(process.env),
+    proxies: { ...proxiesFromEnvironment(process.env), ...configuredProxies(config) },
     log,
     version: VERSION,
     now: () => new Date(),
@@ -66,6 +66,14 @@ async function run(config: EngineConfig): Promise<void> {
   log.info('engine started', { tag: directory.tag, root: config.root, socket: socketPath });
   await stop;
   log.info('engine ends; containers go on');
+}
+
+function configuredProxies({ httpProxy, httpsProxy, noProxy }: EngineConfig): ProxySettings {
+  return {
+    ...(httpProxy !== undefined && { http: httpProxy }),
+    ...(httpsProxy !== undefined && { https: httpsProxy }),
+    ...(noProxy !== undefined && { no: noProxy }),
+  };
 }
 
 async function main(argv: readonly string[]): Promise<void> {

@@ -4,6 +4,7 @@ import { hasCode } from '../shared/errors.ts';
 import type { EngineConfig } from './config.ts';
 import { type Finding, type HostFacts, judgeHost, preferredRuntime } from './kernel/host.ts';
 import type { RuntimeName } from './kernel/oci-runtime.ts';
+import { type RegistryMirrors, type RegistrySettings, shownProxies } from './registries.ts';
 
 export interface EngineDescription {
   /** Six characters that name everything of this engine on the host. */
@@ -31,10 +32,17 @@ export interface EngineDescription {
     readonly controllers: readonly string[];
     readonly hasSeccomp: boolean;
   };
-  /** HOST:PORT, beside loopback. */
-  readonly insecureRegistries: readonly string[];
+  readonly registries: RegistryDescription;
   /** What a user of this engine should know about its host: what is missing, and the mend. */
   readonly warnings: readonly string[];
+}
+
+export interface RegistryDescription {
+  /** HOST:PORT, beside loopback. */
+  readonly insecure: readonly string[];
+  readonly mirrors: RegistryMirrors;
+  /** Without passwords; empty = none. */
+  readonly proxies: { readonly http: string; readonly https: string; readonly no: string };
 }
 
 export interface ProgramDescription {
@@ -56,6 +64,7 @@ export interface DescribeOptions {
   readonly names: HostNames;
   readonly layerBackend: 'erofs' | 'directory';
   readonly runtime: RuntimeName;
+  readonly registries: RegistrySettings;
   readonly osRelease: string;
 }
 
@@ -99,7 +108,11 @@ export function describeEngine(options: DescribeOptions): EngineDescription {
       controllers: facts.cgroups.controllers,
       hasSeccomp: facts.hasSeccomp,
     },
-    insecureRegistries: config.insecureRegistries,
+    registries: {
+      insecure: options.registries.insecure,
+      mirrors: options.registries.mirrors,
+      proxies: shownProxies(options.registries.proxies),
+    },
     warnings: [...judgeHost(facts).filter(isWarning).map(sentenceOf), NO_NETWORKS],
   };
 }

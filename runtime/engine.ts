@@ -13,7 +13,6 @@ import { hasCode } from '../shared/errors.ts';
 import type { Log } from '../shared/log.ts';
 import type { ProxySettings } from '../shared/proxies.ts';
 import { parseReference } from '../shared/reference.ts';
-import { createRegistryClient, type RegistryClient } from '../shared/registry-client.ts';
 import type { Cancelable } from '../shared/streams.ts';
 import type { EngineConfig } from './config.ts';
 import { CONTAINER_MIGRATIONS, type ContainerTables } from './containers/container-store.ts';
@@ -37,6 +36,7 @@ import { createLayerStore, LAYER_MIGRATIONS, type LayerTables } from './layers/l
 import { createOverlaySnapshotter } from './layers/overlay.ts';
 import type { Snapshotter } from './layers/snapshotter.ts';
 import { mergeTrees } from './layers/tree.ts';
+import { createRegistries, type RegistrySettings } from './registries.ts';
 import type { StateDirectory } from './state-directory.ts';
 
 export type {
@@ -139,14 +139,12 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   const layers = undo.use(createLayerStore({ root, database, log, now, randomId, workers: facts.cpuCount }));
   const snapshotter = createOverlaySnapshotter({ root, layers, mounts, unpack: imageMounting(facts) === 'none' });
 
-  const connect = (host: string, credentials: Credentials | undefined): RegistryClient =>
-    createRegistryClient({
-      host,
-      credentials: async () => credentials,
-      plainHttp: config.insecureRegistries.includes(host) ? 'always' : 'loopback',
-      proxies: options.proxies,
-      userAgent: `berthd/${version}`,
-    });
+  const registries: RegistrySettings = {
+    mirrors: config.registryMirrors,
+    insecure: config.insecureRegistries,
+    proxies: options.proxies,
+  };
+  const connect = createRegistries({ ...registries, userAgent: `berthd/${version}` });
   const images = openImages({
     database,
     blobs: createFsBlobStore({ root: join(root, 'content'), now }),
@@ -249,6 +247,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     names: options.names,
     layerBackend: 'erofs',
     runtime: runtimeName,
+    registries,
     osRelease: await readOsRelease(),
   });
   const owned = undo.move();

@@ -123,31 +123,31 @@ export function addImageRoutes(router: ApiRouter, engine: Engine): void {
 }
 
 async function pull(ctx: ApiContext, engine: Engine): Promise<void> {
-  const reference = pullReference(queryText(ctx, 'fromImage') ?? '', queryText(ctx, 'tag') ?? '');
+  const target = pullTarget(queryText(ctx, 'fromImage') ?? '', queryText(ctx, 'tag') ?? '');
   const platform = queryText(ctx, 'platform') || undefined;
   const credentials = registryCredentials(ctx);
   await streamProgress(ctx, async (report, signal) => {
-    await engine.images.pull(reference, {
-      platform,
-      credentials,
-      signal,
-      onProgress: (event) => pullMessages(event).forEach(report),
-    });
+    const onProgress = (event: PullEvent) => pullMessages(event).forEach(report);
+    const options = { platform, credentials, signal, onProgress };
+    await (target.everyTag
+      ? engine.images.pullAllTags(target.reference, options)
+      : engine.images.pull(target.reference, options));
   });
 }
 
-/** Tags and digests both come as `tag`. @throws AppError 'unsupported' without either, which is Docker's "every tag" */
-export function pullReference(image: string, tag: string): string {
+interface PullTarget {
+  readonly reference: string;
+  /** Docker's meaning of a name with nothing behind it. */
+  readonly everyTag: boolean;
+}
+
+/** Tags and digests both come as `tag`. @throws AppError 'invalid' without a name */
+export function pullTarget(image: string, tag: string): PullTarget {
   if (image === '') throw new AppError('invalid', 'cannot pull: the request has neither fromImage nor fromSrc');
-  if (tag.includes(':')) return `${image}@${tag}`;
-  if (tag !== '') return `${image}:${tag}`;
+  if (tag.includes(':')) return { reference: `${image}@${tag}`, everyTag: false };
+  if (tag !== '') return { reference: `${image}:${tag}`, everyTag: false };
   const isWhole = image.includes('@') || image.lastIndexOf(':') > image.lastIndexOf('/');
-  if (!isWhole)
-    throw new AppError(
-      'unsupported',
-      `cannot pull every tag of ${JSON.stringify(image)}: this engine pulls one at a time; name it, for example ${image}:latest`,
-    );
-  return image;
+  return { reference: image, everyTag: !isWhole };
 }
 
 const PULL_WORDS: Readonly<Record<PullLayerStatus, string>> = {

@@ -144,8 +144,24 @@ interface Counts {
   readonly now: Date;
 }
 
+function registryConfigJson({ insecure, mirrors }: EngineDescription['registries']): Record<string, unknown> {
+  const docker = 'docker.io';
+  const hosts = [...new Set([docker, ...insecure, ...Object.keys(mirrors)])];
+  const index = (host: string) => ({
+    Name: host,
+    Mirrors: mirrors[host] ?? [],
+    Secure: !insecure.includes(host),
+    Official: host === docker,
+  });
+  return {
+    InsecureRegistryCIDRs: ['127.0.0.0/8', '::1/128'],
+    IndexConfigs: Object.fromEntries(hosts.map((host) => [host, index(host)])),
+    Mirrors: mirrors[docker] ?? [],
+  };
+}
+
 function infoJson(description: EngineDescription, counts: Counts): Record<string, unknown> {
-  const { host, runtime, monitor } = description;
+  const { host, runtime, monitor, registries } = description;
   const inState = (...states: readonly string[]) =>
     counts.containers.filter(({ record }) => states.includes(record.state.status)).length;
   const [running, paused] = [inState('running', 'restarting'), inState('paused')];
@@ -187,26 +203,14 @@ function infoJson(description: EngineDescription, counts: Counts): Record<string
     OSType: 'linux',
     Architecture: host.machine,
     IndexServerAddress: 'https://index.docker.io/v1/',
-    RegistryConfig: {
-      InsecureRegistryCIDRs: ['127.0.0.0/8', '::1/128'],
-      IndexConfigs: {
-        'docker.io': { Name: 'docker.io', Mirrors: [], Secure: true, Official: true },
-        ...Object.fromEntries(
-          description.insecureRegistries.map((name) => [
-            name,
-            { Name: name, Mirrors: [], Secure: false, Official: false },
-          ]),
-        ),
-      },
-      Mirrors: [],
-    },
+    RegistryConfig: registryConfigJson(registries),
     NCPU: host.cpus,
     MemTotal: host.memoryBytes,
     GenericResources: null,
     DockerRootDir: description.rootDirectory,
-    HttpProxy: '',
-    HttpsProxy: '',
-    NoProxy: '',
+    HttpProxy: registries.proxies.http,
+    HttpsProxy: registries.proxies.https,
+    NoProxy: registries.proxies.no,
     Name: host.name,
     Labels: [],
     ExperimentalBuild: false,

@@ -46,6 +46,11 @@ export interface Images {
    */
   pull(reference: string, options?: PullOptions): Promise<PullResult>;
   /**
+   * Pulls every tag of a repository, one after the other; `repository` has neither tag nor digest.
+   * @throws as pull, at the first tag that fails; 'not-found' when there is none
+   */
+  pullAllTags(repository: string, options?: PullOptions): Promise<readonly PullResult[]>;
+  /**
    * Uploads the exact bytes that the tag (every tag of the repository with `allTags`) names.
    * @throws AppError 'not-found' when there is no such local tag, and what the registry answers
    */

@@ -10,20 +10,14 @@ import type { EventLog } from '../events.ts';
 import type { LayerStore } from '../layers/layer-store.ts';
 import { loadImages, saveImages } from './archive.ts';
 import { createImage, importImage } from './create.ts';
+import { createErasures } from './erasures.ts';
 import type { Images, ImageUsers, Lease } from './images.ts';
 import { createLeases } from './leases.ts';
 import { hostPlatform } from './platform.ts';
 import type { ImagePorts } from './ports.ts';
-import { pullImage } from './pull.ts';
+import { pullAllTags, pullImage } from './pull.ts';
 import { pushImage } from './push.ts';
-import {
-  collectUnnamed,
-  createErasures,
-  KEEP_UNFINISHED_MS,
-  pruneImages,
-  removeImage,
-  sweepImages,
-} from './reclaim.ts';
+import { collectUnnamed, KEEP_UNFINISHED_MS, pruneImages, removeImage, sweepImages } from './reclaim.ts';
 import { imageHistory, inspectImage, listImages, reportUsage } from './report.ts';
 import { ImageStore, noSuchImage, type StoredBlob } from './store.ts';
 import type { ImageTables } from './tables.ts';
@@ -91,6 +85,7 @@ export function openImages(options: ImagesOptions): Images {
     },
     remove: (nameOrId, removal) => removeImage(ports, nameOrId, removal),
     pull: (reference, pull) => pullImage(ports, reference, pull),
+    pullAllTags: (repository, pull) => pullAllTags(ports, repository, pull),
     push: (reference, push) => pushImage(ports, reference, { ...push, slots: uploads }),
     usage: () => reportUsage(ports),
     prune: (filter) => pruneImages(ports, filter),

@@ -6,10 +6,10 @@ import type { Log } from '../../shared/log.ts';
 import type { RegistryClient } from '../../shared/registry-client.ts';
 import type { EventLog } from '../events.ts';
 import type { LayerStore } from '../layers/layer-store.ts';
+import type { Erasures } from './erasures.ts';
 import type { ImageUsers } from './images.ts';
 import type { Leases } from './leases.ts';
 import type { WantedPlatform } from './platform.ts';
-import type { Erasures } from './reclaim.ts';
 import type { ImageStore, StoredBlob } from './store.ts';
 import type { Transfers } from './transfers.ts';
 

@@ -96,6 +96,24 @@ export async function pullImage(ports: ImagePorts, text: string, options: PullOp
   return { ...image, reference: shown, digest: top.digest };
 }
 
+/** @throws what Images.pullAllTags says */
+export async function pullAllTags(
+  ports: ImagePorts,
+  text: string,
+  options: PullOptions = {},
+): Promise<readonly PullResult[]> {
+  const reference = parseReference(text, { bare: true });
+  if (reference.tag !== undefined || reference.digest !== undefined)
+    throw new AppError('invalid', `cannot pull all tags of ${JSON.stringify(text)}: it names one already`);
+  using client = ports.connect(reference.host, options.credentials);
+  const tags = await Array.fromAsync(client.tags(reference.repository, { signal: options.signal }));
+  if (tags.length === 0)
+    throw new AppError('not-found', `cannot pull all tags of ${JSON.stringify(text)}: it has none`);
+  const results: PullResult[] = [];
+  for (const tag of tags) results.push(await pullImage(ports, canonicalReference({ ...reference, tag }), options));
+  return results;
+}
+
 /**
  * One repository, as the place where an image comes from. Another pull may have joined a transfer that reads from here,
  * so the client lives until the last of its streams has closed.

@@ -27,28 +27,7 @@ interface Erased {
 /** What has lost its rows; its bytes go on their own. */
 interface Erasure {
   readonly layers: readonly LayerId[];
-  /** Never rejects. */
   readonly done: Promise<Erased>;
-}
-
-/** Bytes that still go after their removal has been answered: a crash leaves them to the next sweep. */
-export interface Erasures {
-  add(work: Promise<unknown>): void;
-  /** Nothing is left to go. */
-  settled(): Promise<void>;
-}
-
-export function createErasures(): Erasures {
-  const running = new Set<Promise<unknown>>();
-  return {
-    add(work) {
-      running.add(work);
-      void work.finally(() => running.delete(work));
-    },
-    async settled() {
-      await Promise.all(running);
-    },
-  };
 }
 
 /** @throws what Images.remove says */

@@ -135,12 +135,6 @@ describe('wire rules', () => {
       501,
       'networks are not supported by this engine: containers have --network none or host',
     ],
-    [
-      'POST',
-      '/images/create?fromImage=busybox',
-      501,
-      'cannot pull every tag of "busybox": this engine pulls one at a time; name it, for example busybox:latest',
-    ],
     ['GET', '/system/df?type=nosuch', 400, 'unknown object type: nosuch'],
   ])('%s %s is %i %s', async (method, path, status, message) => {
     const answer = await call(method, path);
