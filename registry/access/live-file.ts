@@ -9,8 +9,6 @@ import type { Log } from '../../shared/log.ts';
 
 export interface LiveFile<T> extends Disposable {
   current(): T;
-  /** Reads again now if something has changed. */
-  refresh(): Promise<void>;
 }
 
 export interface LiveFileOptions<T> {
@@ -19,7 +17,6 @@ export interface LiveFileOptions<T> {
   readonly load: () => Promise<T>;
   readonly log: Log;
   readonly onChange?: (value: T) => void;
-  readonly intervalMs?: number;
 }
 
 const INTERVAL_MS = 1_000;
@@ -45,12 +42,10 @@ export async function openLiveFile<T>(options: LiveFileOptions<T>): Promise<Live
     }
   };
   let looking = Promise.resolve();
-  const refresh = () => {
+  const timer = setInterval(() => {
     looking = looking.then(look);
-    return looking;
-  };
-  const timer = setInterval(refresh, options.intervalMs ?? INTERVAL_MS).unref();
-  return { current: () => current, refresh, [Symbol.dispose]: () => clearInterval(timer) };
+  }, INTERVAL_MS).unref();
+  return { current: () => current, [Symbol.dispose]: () => clearInterval(timer) };
 }
 
 async function signatureOf(paths: readonly string[]): Promise<string> {

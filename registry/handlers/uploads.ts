@@ -72,14 +72,16 @@ export function createUploadHandlers(ports: RegistryPorts): {
       await ingest.append(receive(ctx.req, limits.blobMaxBytes - ingest.offset), { takesChunks: true });
     const pinned = await pinning;
     if (now().getTime() - pinned.getTime() > limits.gcGraceMs / 4) await pin(digest);
+    const quota = quotaBytes?.(repository);
     try {
+      if (quota !== undefined) await index.assertFits(repository, { digest, sizeBytes: ingest.offset }, quota);
       const { sizeBytes } = await ingest.commit({ digest });
-      await index.linkBlob(repository, { digest, sizeBytes }, { upload, quotaBytes: quotaBytes?.(repository) });
+      await index.linkBlob(repository, { digest, sizeBytes }, { upload, quotaBytes: quota });
     } catch (error) {
-      if (!isKind(error, 'integrity')) throw error;
+      if (!isKind(error, 'integrity', 'denied')) throw error;
       await ingest.abort();
       if (upload !== undefined) await index.removeUpload(upload);
-      throw new OciError('DIGEST_INVALID', error.message, { cause: error });
+      throw error.kind === 'denied' ? error : new OciError('DIGEST_INVALID', error.message, { cause: error });
     }
     created(ctx, repository, digest);
   }

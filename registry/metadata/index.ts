@@ -132,6 +132,11 @@ export interface BlobIndex {
     options?: { readonly upload?: string | undefined; readonly quotaBytes?: number | undefined },
   ): Promise<void>;
   /**
+   * Whether the blob would still fit, before its bytes are kept for nothing; linkBlob decides.
+   * @throws AppError 'denied'
+   */
+  assertFits(repository: string, blob: LinkedBlob, quotaBytes: number): Promise<void>;
+  /**
    * Links what `from` has into `to`; undefined = `from` does not have it.
    * @throws AppError 'denied' when `to` would hold more than quotaBytes
    */

@@ -1,5 +1,5 @@
 /** BlobIndex and UploadIndex over SQL. See schema.ts for the order of a push and what collection does meanwhile. */
-import type { Transaction } from 'kysely';
+import type { Kysely, Transaction } from 'kysely';
 import type { Database } from '../../shared/database.ts';
 import type { Digest } from '../../shared/digest.ts';
 import { AppError } from '../../shared/errors.ts';
@@ -91,6 +91,11 @@ export function createBlobIndex(database: Database<MetadataTables>, options: Sql
       if (exceeded !== undefined) throw exceeded;
     },
 
+    async assertFits(repository, { digest, sizeBytes }, quotaBytes) {
+      const exceeded = await overQuota(kysely, { repository, digest, sizeBytes, quotaBytes });
+      if (exceeded !== undefined) throw exceeded;
+    },
+
     async mountBlob(to, from, { digest, quotaBytes }) {
       return database.write(async (transaction) => {
         const source = await transaction
@@ -164,16 +169,16 @@ interface QuotaQuestion {
 
 /** What the repository has already costs nothing more. */
 async function overQuota(
-  transaction: Transaction<MetadataTables>,
+  source: Kysely<MetadataTables>,
   { repository, digest, sizeBytes, quotaBytes }: QuotaQuestion,
 ): Promise<AppError | undefined> {
   if (quotaBytes === undefined) return undefined;
-  const found = await transaction
+  const found = await source
     .selectFrom('repository')
     .where('name', '=', repository)
     .select(['id', 'usedBytes'])
     .executeTakeFirst();
-  const linked = await transaction
+  const linked = await source
     .selectFrom('repositoryBlob')
     .where('repositoryId', '=', found?.id ?? -1)
     .where('digest', '=', digest)

@@ -1,10 +1,12 @@
 /** The whole registry in this process, with users, tokens, a policy and quotas in files. */
+import { generateKeyPairSync } from 'node:crypto';
 import { mkdtempDisposable, readdir, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { hash } from 'bcrypt';
+import { SignJWT } from 'jose';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { PROGRAM } from '../../registry/config.ts';
 import { type Registry, startRegistry } from '../../registry/registry.ts';
@@ -348,6 +350,53 @@ describe('tokens', () => {
   });
 });
 
+describe('tokens of an outside issuer', () => {
+  it('say what the policy cannot know, but move no immutable tag', async () => {
+    const { publicKey, privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
+    const directory = await mkdtempDisposable(join(tmpdir(), 'berth-issuer-'));
+    const keys = join(directory.path, 'jwks.json');
+    await writeFile(keys, JSON.stringify({ keys: [{ ...publicKey.export({ format: 'jwk' }), kid: 'one' }] }));
+    await using registry = await start(POLICY, () => [
+      '--outside-issuer',
+      'https://issuer.example.com',
+      '--outside-keys-file',
+      keys,
+      '--token-realm',
+      'https://issuer.example.com/token',
+      '--token-service',
+      'registry.example.com',
+    ]);
+    await push(registry, 'ann', 'private/app:v1');
+    const tokenFor = (actions: readonly string[], audience = 'registry.example.com') =>
+      new SignJWT({ access: [{ type: 'repository', name: 'private/app', actions }] })
+        .setProtectedHeader({ alg: 'RS256', kid: 'one' })
+        .setIssuer('https://issuer.example.com')
+        .setAudience(audience)
+        .setSubject('ann')
+        .setExpirationTime('5m')
+        .sign(privateKey);
+    const send = (token: string, method: string, path: string, more: Ask = {}) =>
+      ask(registry.url, method, path, {
+        ...more,
+        headers: { authorization: `Bearer ${token}`, 'content-type': MEDIA_TYPES.ociManifest },
+      });
+    const token = await tokenFor(['pull', 'push']);
+    expect((await send(token, 'GET', '/v2/private/app/tags/list')).status).toBe(200);
+    const other = manifestJson(CONFIG, [], { annotations: { other: 'yes' } });
+    expect((await send(token, 'PUT', '/v2/private/app/manifests/new', { body: other })).status).toBe(201);
+    expect((await send(token, 'PUT', '/v2/private/app/manifests/v1', { body: other })).status).toBe(403);
+    // Its `ann` is not ours, who may delete.
+    const refused = await send(token, 'DELETE', '/v2/private/app/manifests/new');
+    expect(refused.status).toBe(401);
+    expect(refused.headers['www-authenticate']).toMatch(
+      /^Bearer realm="https:\/\/issuer\.example\.com\/token",.*insufficient_scope/,
+    );
+    expect((await send(await tokenFor(['pull'], 'elsewhere'), 'GET', '/v2/')).status).toBe(401);
+    expect((await ask(registry.url, 'GET', '/auth/token')).status).toBe(404);
+    await directory.remove();
+  });
+});
+
 describe('limits', () => {
   it('make a guesser wait, and say how long', async () => {
     await using registry = await start(POLICY, () => ['--failed-logins-per-minute', '3']);
@@ -394,6 +443,8 @@ describe('limits', () => {
       quotaBytes: size,
     });
     expect((await registry.as('ann', 'HEAD', `/v2/private/app/blobs/${digestOf('x')}`)).status).toBe(404);
+    // Nothing of it is kept.
+    expect(await readdir(join(registry.root, 'blobs', 'sha256'))).toHaveLength(1);
     expect((await upload('elsewhere', 'x')).status).toBe(201);
     const mount = `/v2/private/app/blobs/uploads/?mount=${digestOf('x')}&from=elsewhere`;
     expect((await registry.as('ann', 'POST', mount)).status).toBe(403);
