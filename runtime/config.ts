@@ -38,6 +38,10 @@ const OPTIONS = {
     description: 'hosts that are reached without a proxy (default: no_proxy of the environment)',
     default: undefined,
   }),
+  addressPools: listOption({
+    description: 'where subnets of networks are chosen from; those that the host already routes are left out',
+    default: ['172.17.0.0/16', '172.18.0.0/15', '172.20.0.0/14', '172.24.0.0/13'],
+  }),
   logLevel: choiceOption({ description: 'least important lines to log', choices: LOG_LEVELS, default: 'info' }),
 } as const;
 

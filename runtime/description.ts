@@ -66,6 +66,8 @@ export interface DescribeOptions {
   readonly runtime: RuntimeName;
   readonly registries: RegistrySettings;
   readonly osRelease: string;
+  /** See networkObstacle. */
+  readonly networkObstacle: string | undefined;
 }
 
 /** Go's names of Node's architectures, where they differ; images and Docker's API use Go's. */
@@ -113,12 +115,23 @@ export function describeEngine(options: DescribeOptions): EngineDescription {
       mirrors: options.registries.mirrors,
       proxies: shownProxies(options.registries.proxies),
     },
-    warnings: [...judgeHost(facts).filter(isWarning).map(sentenceOf), NO_NETWORKS],
+    warnings: [
+      ...judgeHost(facts).filter(isWarning).map(sentenceOf),
+      ...(options.networkObstacle === undefined ? [] : [noNetworks(options.networkObstacle)]),
+    ],
   };
 }
 
-const NO_NETWORKS =
-  "WARNING: the default network is none (loopback only) until this engine has networks; --network host shares the host's";
+function noNetworks(obstacle: string): string {
+  return `WARNING: the default network is none (loopback only): ${obstacle}; --network host shares the host's`;
+}
+
+/** Why no bridges can be made here; undefined when they can. */
+export function networkObstacle({ isRoot, programs }: HostFacts): string | undefined {
+  if (!isRoot) return 'networks need root';
+  const missing = (['ip', 'nft'] as const).filter((name) => programs[name] === undefined);
+  return missing.length === 0 ? undefined : `networks need ${missing.join(' and ')}, which the host does not have`;
+}
 
 function isWarning({ severity }: Finding): boolean {
   return severity === 'warning' || severity === 'error';

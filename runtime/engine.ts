@@ -20,7 +20,14 @@ import type { Containers } from './containers/containers.ts';
 import { createContainers, type LocalContainers } from './containers/containers-local.ts';
 import { createSpecBuilder } from './containers/spec-builder.ts';
 import { createConmonSupervisor } from './containers/supervisor-conmon.ts';
-import { chooseRuntime, describeEngine, type EngineDescription, type HostNames, readOsRelease } from './description.ts';
+import {
+  chooseRuntime,
+  describeEngine,
+  type EngineDescription,
+  type HostNames,
+  networkObstacle,
+  readOsRelease,
+} from './description.ts';
 import { type Distribution, describeRemote } from './distribution.ts';
 import { createEventLog, type EventLog } from './events.ts';
 import type { Images, ImageUsers } from './images/images.ts';
@@ -28,7 +35,9 @@ import { openImages } from './images/open.ts';
 import { IMAGE_MIGRATIONS, type ImageTables } from './images/tables.ts';
 import { createCgroups } from './kernel/cgroups.ts';
 import { type HostFacts, imageMounting } from './kernel/host.ts';
+import { createLinks } from './kernel/links.ts';
 import { createMounts } from './kernel/mount.ts';
+import { createNft } from './kernel/nft.ts';
 import { createOciRuntime } from './kernel/oci-runtime.ts';
 import { changesOf } from './layers/changes.ts';
 import type { LayerStore } from './layers/layer-store.ts';
@@ -36,6 +45,11 @@ import { createLayerStore, LAYER_MIGRATIONS, type LayerTables } from './layers/l
 import { createOverlaySnapshotter } from './layers/overlay.ts';
 import type { Snapshotter } from './layers/snapshotter.ts';
 import { mergeTrees } from './layers/tree.ts';
+import { poolsOf } from './networks/addresses.ts';
+import { createDns } from './networks/dns.ts';
+import { createNetworkStore, NETWORK_MIGRATIONS, type NetworkTables } from './networks/network-store.ts';
+import type { Networks } from './networks/networks.ts';
+import { openNetworks } from './networks/networks-local.ts';
 import { createRegistries, type RegistrySettings } from './registries.ts';
 import type { StateDirectory } from './state-directory.ts';
 
@@ -47,6 +61,7 @@ export type {
 export { endedOf, exitCodeOf, isAlive, resting } from './containers/container.ts';
 export type {
   Attachment,
+  Connection,
   ContainerDetails,
   ContainerSize,
   ContainerSummary,
@@ -62,7 +77,12 @@ export type {
   WaitCondition,
 } from './containers/containers.ts';
 export type { ContainerConfig, EndpointRequest, HostConfig } from './containers/request.ts';
-export { parseCreateRequest, parseExecRequest, parseUpdateRequest } from './containers/request.ts';
+export {
+  parseCreateRequest,
+  parseEndpointRequest,
+  parseExecRequest,
+  parseUpdateRequest,
+} from './containers/request.ts';
 export type { EngineDescription } from './description.ts';
 export type { Distribution } from './distribution.ts';
 export type { EngineEvent, EventFilters, EventLog } from './events.ts';
@@ -78,10 +98,20 @@ export type {
   Removal,
 } from './images/images.ts';
 export type { PullEvent, PullLayerStatus, PushEvent, PushLayerStatus } from './images/progress.ts';
+export type {
+  AddressRange,
+  Endpoint,
+  NetworkDetails,
+  NetworkRecord,
+  NetworkRequest,
+  Networks,
+  SandboxState,
+} from './networks/networks.ts';
 
 export interface Engine extends AsyncDisposable {
   readonly images: Images;
   readonly containers: Containers;
+  readonly networks: Networks;
   readonly events: EventLog;
   readonly now: () => Date;
   /** What this engine and its host are. */
@@ -115,7 +145,7 @@ export interface EngineOptions {
   readonly randomId: () => string;
 }
 
-type Tables = LayerTables & ImageTables & ContainerTables;
+type Tables = LayerTables & ImageTables & ContainerTables & NetworkTables;
 
 /**
  * Opens everything in its order: database, stores, what a crash left, what still runs. When it resolves, every container
@@ -129,7 +159,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   const database = undo.use(
     openDatabase<Tables>({
       path: join(root, 'berth.db'),
-      migrations: [...LAYER_MIGRATIONS, ...IMAGE_MIGRATIONS, ...CONTAINER_MIGRATIONS],
+      migrations: [...LAYER_MIGRATIONS, ...IMAGE_MIGRATIONS, ...CONTAINER_MIGRATIONS, ...NETWORK_MIGRATIONS],
     }),
   );
   const events = createEventLog({ now });
@@ -178,7 +208,25 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     conmon: facts.programs.conmon?.path ?? 'conmon',
     socat: facts.programs.socat?.path ?? 'socat',
   });
+  const obstacle = networkObstacle(facts);
+  const aardvark = facts.programs['aardvark-dns']?.path;
+  const networks = await openNetworks({
+    tag,
+    store: createNetworkStore(database),
+    links: createLinks(facts.programs.ip?.path),
+    nft: createNft(facts.programs.nft?.path),
+    dns: aardvark === undefined ? undefined : createDns({ program: aardvark, directory: join(runDir, 'dns') }),
+    pools: poolsOf(config.addressPools, tag),
+    obstacle,
+    publish: (action, { id, name, driver }, attributes) =>
+      events.publish({ type: 'network', action, id, attributes: { ...attributes, name, type: driver } }),
+    log: log.child({ component: 'networks' }),
+    now,
+    randomId: () => randomBytes(32).toString('hex'),
+  });
+  undo.defer(() => networks.dispose());
   const containers: LocalContainers = createContainers({
+    networks,
     images,
     snapshots: snapshotter,
     supervisor,
@@ -218,6 +266,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
       runtimeName,
       hostname: options.names.hostname,
       thermalThrottlePaths: facts.thermalThrottlePaths,
+      defaultNetwork: networks.defaultNetwork,
       memoryBytes: facts.memoryBytes,
     },
     directory: join(root, 'containers'),
@@ -249,12 +298,14 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     runtime: runtimeName,
     registries,
     osRelease: await readOsRelease(),
+    networkObstacle: obstacle,
   });
   const owned = undo.move();
   const close = () => owned.disposeAsync();
   return {
     images,
     containers,
+    networks,
     events,
     now,
     description,

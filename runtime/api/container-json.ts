@@ -1,11 +1,13 @@
 /** Containers in Docker's JSON, with the fields that old API versions need. Pure. */
 import type { Descriptor } from '../../shared/oci.ts';
 import {
+  type Connection,
   type ContainerConfig,
   type ContainerDetails,
   type ContainerRecord,
   type ContainerSize,
   type ContainerSummary,
+  type Endpoint,
   type ExecDetails,
   endedOf,
   exitCodeOf,
@@ -33,11 +35,8 @@ function commandOf({ Entrypoint, Cmd }: ContainerConfig): readonly string[] {
   return [...(Entrypoint ?? []), ...(Cmd ?? [])];
 }
 
-function networkModeOf({ NetworkMode }: HostConfig): string {
-  return NetworkMode === '' || NetworkMode === 'default' ? 'none' : NetworkMode;
-}
-
-export function containerSummaryJson({ record, statusText, health, size }: ContainerSummary): Record<string, unknown> {
+export function containerSummaryJson(summary: ContainerSummary): Record<string, unknown> {
+  const { record, statusText, health, size } = summary;
   const [path = '', ...args] = commandOf(record.config);
   return {
     Id: record.id,
@@ -46,14 +45,14 @@ export function containerSummaryJson({ record, statusText, health, size }: Conta
     ImageID: record.imageId,
     Command: [path, ...args.map((word) => (word.includes(' ') ? `'${word}'` : word))].join(' '),
     Created: Math.floor(record.createdAt.getTime() / 1000),
-    Ports: [],
+    Ports: portListJson(summary),
     ...sizeJson(size),
     Labels: record.config.Labels,
     State: record.state.status,
     Status: statusText,
-    HostConfig: { NetworkMode: networkModeOf(record.hostConfig) },
+    HostConfig: { NetworkMode: record.hostConfig.NetworkMode },
     ...(health && { Health: { Status: health.status, FailingStreak: health.failingStreak } }),
-    NetworkSettings: { Networks: networksJson(record) },
+    NetworkSettings: { Networks: networksJson(summary) },
     Mounts: record.mounts.filter(isListed).map(mountJson),
   };
 }
@@ -86,7 +85,7 @@ export function containerDetailsJson(details: ContainerDetails, manifest?: Descr
     ...sizeJson(size),
     Mounts: record.mounts.filter(isListed).map(mountJson),
     Config: configJson(record.config),
-    NetworkSettings: networkSettingsJson(record),
+    NetworkSettings: networkSettingsJson(details),
     ...(manifest && { ImageManifestDescriptor: { ...manifest, platform: record.platform } }),
   };
 }
@@ -160,7 +159,6 @@ function hostConfigJson(host: HostConfig): Record<string, unknown> {
   return {
     ...host,
     Binds: orNull(host.Binds),
-    NetworkMode: networkModeOf(host),
     VolumesFrom: orNull(host.VolumesFrom),
     // Docker leaves these out unless they are used.
     Mounts: host.Mounts.length === 0 ? undefined : host.Mounts,
@@ -221,36 +219,89 @@ const NO_ADDRESS = {
   GlobalIPv6PrefixLen: 0,
 } as const;
 
-function networksJson({ hostConfig }: ContainerRecord): Record<string, unknown> {
+function addressJson(endpoint: Endpoint | undefined): Readonly<Record<keyof typeof NO_ADDRESS, string | number>> {
+  if (endpoint === undefined) return NO_ADDRESS;
+  const { id, mac, ipv4, ipv6 } = endpoint;
   return {
-    [networkModeOf(hostConfig)]: {
-      IPAMConfig: null,
-      Links: null,
-      Aliases: null,
-      DriverOpts: null,
-      GwPriority: 0,
-      NetworkID: '',
-      ...NO_ADDRESS,
-      DNSNames: null,
-    },
+    EndpointID: id,
+    Gateway: ipv4?.gateway ?? '',
+    IPAddress: ipv4?.address ?? '',
+    MacAddress: mac,
+    IPPrefixLen: ipv4?.prefix ?? 0,
+    IPv6Gateway: ipv6?.gateway ?? '',
+    GlobalIPv6Address: ipv6?.address ?? '',
+    GlobalIPv6PrefixLen: ipv6?.prefix ?? 0,
   };
 }
 
-/** The addresses outside of Networks left Docker's API, but not the clients that read them. */
-function networkSettingsJson(record: ContainerRecord): Record<string, unknown> {
+function networksJson({ record, connections }: ContainerSummary): Record<string, unknown> {
+  const { NetworkMode } = record.hostConfig;
+  if (NetworkMode === 'none' || NetworkMode === 'host')
+    return { [NetworkMode]: { ...connectionJson(undefined), MacAddress: '' } };
+  return Object.fromEntries(connections.map((connection) => [connection.networkName, connectionJson(connection)]));
+}
+
+function connectionJson(connection: Connection | undefined): Record<string, unknown> {
+  const { request, endpoint, networkId } = connection ?? {};
+  return {
+    IPAMConfig: request?.IPAMConfig ?? null,
+    Links: orNull(request?.Links ?? []),
+    Aliases: orNull(request?.Aliases ?? []),
+    DriverOpts: mapOrNull(request?.DriverOpts ?? {}),
+    GwPriority: request?.GwPriority ?? 0,
+    NetworkID: networkId ?? '',
+    ...addressJson(endpoint),
+    ...(endpoint === undefined && { MacAddress: request?.MacAddress ?? '' }),
+    DNSNames: orNull(endpoint?.dnsNames ?? []),
+  };
+}
+
+/** The addresses outside of Networks left Docker's API, but not the clients that read them: those of the default network. */
+function networkSettingsJson(details: ContainerDetails): Record<string, unknown> {
+  const { record, sandbox } = details;
   return {
     Bridge: '',
-    SandboxID: '',
-    SandboxKey: '',
-    Ports: {},
+    SandboxID: sandbox === undefined ? '' : record.id,
+    SandboxKey: sandbox?.path ?? '',
+    Ports: portsJson(details),
     HairpinMode: false,
     LinkLocalIPv6Address: '',
     LinkLocalIPv6PrefixLen: 0,
     SecondaryIPAddresses: null,
     SecondaryIPv6Addresses: null,
-    ...NO_ADDRESS,
-    Networks: networksJson(record),
+    ...addressJson(sandbox?.endpoints.find(({ networkName }) => networkName === 'bridge')),
+    Networks: networksJson(details),
   };
+}
+
+/** By port inside: where it is published, or null when it is only exposed. */
+function portsJson({ record, sandbox }: ContainerDetails): Record<string, unknown> {
+  if (sandbox === undefined) return {};
+  const ports = new Map<string, { HostIp: string; HostPort: string }[] | null>(
+    record.config.ExposedPorts.map((port) => [port.includes('/') ? port : `${port}/tcp`, null]),
+  );
+  for (const { containerPort, protocol, hostAddress, hostPort } of sandbox.ports) {
+    const key = `${containerPort}/${protocol}`;
+    ports.set(key, [...(ports.get(key) ?? []), { HostIp: hostAddress, HostPort: String(hostPort) }]);
+  }
+  return Object.fromEntries(ports);
+}
+
+function portListJson({ record, sandbox }: ContainerSummary): readonly Record<string, unknown>[] {
+  if (sandbox === undefined) return [];
+  const published = sandbox.ports.map(({ containerPort, protocol, hostAddress, hostPort }) => ({
+    IP: hostAddress,
+    PrivatePort: containerPort,
+    PublicPort: hostPort,
+    Type: protocol,
+  }));
+  const exposed = record.config.ExposedPorts.map((port) => {
+    const [number = '', protocol = 'tcp'] = port.split('/');
+    return { PrivatePort: Number(number), Type: protocol };
+  });
+  const isPublished = (port: (typeof exposed)[number]) =>
+    published.some(({ PrivatePort, Type }) => PrivatePort === port.PrivatePort && Type === port.Type);
+  return [...published, ...exposed.filter((port) => !isPublished(port))];
 }
 
 export function execDetailsJson(exec: ExecDetails): Record<string, unknown> {

@@ -17,6 +17,7 @@ import { answerOf, encodeJson } from './errors.ts';
 import { addEventRoutes } from './events.ts';
 import { addExecRoutes } from './exec.ts';
 import { addImageRoutes } from './images.ts';
+import { addNetworkRoutes } from './networks.ts';
 import { addSystemRoutes } from './system.ts';
 import { addUnbuiltRoutes } from './unbuilt.ts';
 import { API_MINOR_MAX, API_MINOR_MIN, API_VERSION_MAX, API_VERSION_MIN } from './version.ts';
@@ -36,6 +37,7 @@ export function createApiServer(engine: Engine, options: ApiOptions): Server {
   addImageRoutes(router, engine);
   addContainerRoutes(router, engine);
   addExecRoutes(router, engine);
+  addNetworkRoutes(router, engine);
   addBerthRoutes(router, engine);
   addUnbuiltRoutes(router);
 

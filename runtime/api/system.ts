@@ -179,7 +179,12 @@ function infoJson(description: EngineDescription, counts: Counts): Record<string
       ['Monitor', `${monitor.name} ${monitor.version}`],
       ['Instance', description.tag],
     ],
-    Plugins: { Volume: [], Network: ['host', 'null'], Authorization: null, Log: ['json-file', 'none'] },
+    Plugins: {
+      Volume: [],
+      Network: ['bridge', 'host', 'ipvlan', 'macvlan', 'null'],
+      Authorization: null,
+      Log: ['json-file', 'none'],
+    },
     MemoryLimit: has('memory'),
     SwapLimit: has('memory'),
     CpuCfsPeriod: has('cpu'),

@@ -4,7 +4,6 @@ import type { ApiRouter } from './context.ts';
 
 // The docker CLI asks for an object of every kind in turn, and goes on where the answer says `not supported`.
 const UNBUILT: readonly (readonly [path: RegExp, message: string])[] = [
-  [/^\/networks(?:\/|$)/, 'networks are not supported by this engine: containers have --network none or host'],
   [/^\/volumes(?:\/|$)/, 'volumes are not supported by this engine: bind a directory of the host instead'],
   [/^\/(?:build|session|grpc)(?:\/|$)/, 'building images is not supported by this engine'],
   [/^\/commit$/, 'making an image of a container is not supported by this engine'],

@@ -25,6 +25,7 @@ import { HealthMonitor } from './health.ts';
 import { checkFilters, isListed, isPrunable, matchesFilters } from './list.ts';
 import { LiveContainer, type LivePorts } from './live-container.ts';
 import { generateName, nameConflict, parseName, resolveName } from './names.ts';
+import { networkKindOf, planEndpoints, sandboxRequestOf } from './networking.ts';
 import type { ContainerPorts } from './ports.ts';
 import type { CreateRequest, HostConfig, UpdateRequest } from './request.ts';
 import { sampleStats } from './stats.ts';
@@ -56,6 +57,7 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
       if (isAlive(record.state)) return record.state.pid;
       throw new AppError('conflict', `cannot join container ${JSON.stringify(record.name)}: it is not running`);
     },
+    etcOf: (name) => find(name).etcPaths,
     onRemoved(container) {
       byId.delete(container.id);
       idByName.delete(container.name);
@@ -81,6 +83,8 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
     return name;
   };
 
+  const networkName = (name: string): string => ports.networks.inspect(name).record.name;
+
   const create = async (request: CreateRequest, options: CreateOptions = {}): Promise<Created> => {
     const reference = request.config.Image;
     if (reference === '') throw new AppError('invalid', 'no command specified');
@@ -101,11 +105,12 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
         chain: image.chain,
         platform: { os: image.config.os, architecture: image.config.architecture },
         ...plan,
-        endpoints: request.endpoints,
+        endpoints: planEndpoints({ ...plan, endpoints: request.endpoints }, networkName),
         state: { status: 'created' },
         restartCount: 0,
         stoppedByUser: false,
       };
+      if (networkKindOf(record.hostConfig) === 'networks') ports.networks.check(sandboxRequestOf(record));
       const container = new LiveContainer(record, livePorts);
       await container.create();
       byId.set(id, container);
@@ -125,6 +130,8 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
     record: container.record,
     statusText: statusText(container.record.state, { now: ports.now(), health: health.of(container) }),
     health: health.of(container),
+    connections: container.network.connections,
+    sandbox: container.network.sandbox,
     size: withSize ? await sizeOf(container) : undefined,
   });
 
@@ -139,7 +146,12 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
         record.imageName === name || ancestors.get(name) === record.imageId,
     };
     const chosen = [...byId.values()]
-      .map((container) => ({ container, record: container.record, health: health.of(container) }))
+      .map((container) => ({
+        container,
+        record: container.record,
+        health: health.of(container),
+        sandbox: container.network.sandbox,
+      }))
       .filter((listed) => isListed(listed, filters, { all }) && matchesFilters(listed, filters, context))
       .sort((a, b) => b.record.createdAt.getTime() - a.record.createdAt.getTime())
       .slice(0, limit !== undefined && limit > 0 ? limit : undefined);
@@ -177,6 +189,7 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
     takeName(wanted, container.id);
     try {
       await container.update({ name: wanted });
+      await ports.networks.rename(container.id, wanted);
     } catch (error) {
       idByName.delete(wanted);
       throw error;
@@ -245,6 +258,10 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
         }
       }),
     );
+    const alive = [...byId.values()].filter(
+      ({ record }) => isAlive(record.state) || record.state.status === 'restarting',
+    );
+    await ports.networks.reconcile(new Set(alive.map(({ id }) => id)));
     const valid = new Set(byId.keys());
     await ports.supervisor.sweep(valid);
     await ports.snapshots.sweep(valid);
@@ -276,6 +293,25 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
       return { result };
     },
     remove: async (name, options) => find(name).remove(options),
+    async connect(name, network, endpoint) {
+      const container = find(name);
+      const { endpoints, hostConfig } = container.record;
+      mustHaveNetworks(hostConfig);
+      const wanted = networkName(network);
+      if (Object.hasOwn(endpoints, wanted))
+        throw new AppError('denied', `endpoint with name ${container.name} already exists in network ${wanted}`);
+      const all = { ...endpoints, [wanted]: endpoint };
+      ports.networks.check(sandboxRequestOf({ ...container.record, endpoints: all }));
+      await container.connect(wanted, all);
+    },
+    async disconnect(name, network) {
+      const container = find(name);
+      const wanted = networkName(network);
+      const { [wanted]: left, ...endpoints } = container.record.endpoints;
+      if (left === undefined)
+        throw new AppError('denied', `container ${container.id} is not connected to network ${wanted}`);
+      await container.disconnect(wanted, endpoints);
+    },
     prune,
     list,
     inspect,
@@ -345,6 +381,15 @@ function imageUsersOf(byId: ReadonlyMap<string, LiveContainer>): ImageUsers {
       return new Set([...byId.values()].flatMap(({ record }) => record.chain));
     },
   };
+}
+
+function mustHaveNetworks(hostConfig: HostConfig): void {
+  const kind = networkKindOf(hostConfig);
+  if (kind !== 'networks')
+    throw new AppError(
+      'invalid',
+      `container cannot be connected to a network: its network mode is ${hostConfig.NetworkMode}`,
+    );
 }
 
 function checkPlatform(

@@ -9,8 +9,9 @@
  */
 import type { Writable } from 'node:stream';
 import type { Cancelable } from '../../shared/streams.ts';
+import type { Endpoint, SandboxState } from '../networks/networks.ts';
 import type { ContainerRecord } from './container.ts';
-import type { CreateRequest, ExecRequest, UpdateRequest } from './request.ts';
+import type { CreateRequest, EndpointRequest, ExecRequest, UpdateRequest } from './request.ts';
 
 /** Parsed `filters=`: each key with the values asked for. */
 export type Filters = Readonly<Record<string, readonly string[]>>;
@@ -41,6 +42,10 @@ export interface Containers {
   wait(name: string, options?: WaitOptions): Promise<{ readonly result: Promise<WaitResult> }>;
   /** @throws AppError 'conflict' while it runs, without force */
   remove(name: string, options?: RemoveOptions): Promise<void>;
+  /** @throws AppError 'not-found', 'denied' (it is there already), 'invalid' (it has no network of its own) */
+  connect(name: string, network: string, endpoint: EndpointRequest): Promise<void>;
+  /** @throws AppError 'not-found', 'denied' (it is not there) */
+  disconnect(name: string, network: string): Promise<void>;
   /** Removes what does not run. Filters: until, label, label!. */
   prune(filters?: Filters): Promise<{ readonly deleted: readonly string[]; readonly reclaimedBytes: number }>;
 
@@ -129,8 +134,21 @@ export interface ContainerSummary {
   /** `Up 2 seconds (healthy)`, `Exited (0) 3 hours ago`: docker's STATUS column. */
   readonly statusText: string;
   readonly health: Health | undefined;
+  readonly connections: readonly Connection[];
+  /** While it runs, and has networks. */
+  readonly sandbox: SandboxState | undefined;
   /** Only when asked for. */
   readonly size: ContainerSize | undefined;
+}
+
+/** A network that it is, or will be, in. */
+export interface Connection {
+  readonly networkName: string;
+  /** undefined when there is no such network any more. */
+  readonly networkId: string | undefined;
+  readonly request: EndpointRequest;
+  /** While it runs. */
+  readonly endpoint: Endpoint | undefined;
 }
 
 export interface ContainerDetails extends ContainerSummary {

@@ -10,6 +10,7 @@ import { parseExtraHost } from './etc-files.ts';
 import { maskedPaths, READONLY_PATHS } from './guarded-paths.ts';
 import { commandOf, mergeImageConfig } from './image-defaults.ts';
 import { planLog } from './log-options.ts';
+import { networkKindOf, portWishesOf } from './networking.ts';
 import type { ContainerConfig, CreateRequest, HostConfig, MountRequest } from './request.ts';
 import { parseSignal } from './signals.ts';
 
@@ -24,6 +25,8 @@ export interface HostLimits {
   readonly hostname: string;
   /** Masked besides what Docker masks everywhere. */
   readonly thermalThrottlePaths: readonly string[];
+  /** The network of a container that names none. */
+  readonly defaultNetwork: 'bridge' | 'none';
 }
 
 export interface Plan {
@@ -48,6 +51,7 @@ export function planContainer(
   };
   checkConfig(config);
   checkHostConfig(hostConfig, context.host);
+  checkPorts(config, hostConfig);
   const warnings = merged.Volumes.map(
     (path) =>
       `The image's volume ${JSON.stringify(path)} is kept in the container's writable layer: volumes are not supported.`,
@@ -59,8 +63,7 @@ function normalizeHostConfig(wanted: HostConfig, host: HostLimits): HostConfig {
   const isDefaultNetwork = wanted.NetworkMode === '' || wanted.NetworkMode === 'default';
   return {
     ...wanted,
-    // Until there are networks, a container has loopback alone unless it asks for the host's.
-    NetworkMode: isDefaultNetwork ? 'none' : wanted.NetworkMode,
+    NetworkMode: isDefaultNetwork ? host.defaultNetwork : wanted.NetworkMode,
     ShmSize: wanted.ShmSize || SHM_DEFAULT_BYTES,
     IpcMode: wanted.IpcMode || 'private',
     CgroupnsMode: wanted.CgroupnsMode || (host.cgroupVersion === 2 && !wanted.Privileged ? 'private' : 'host'),
@@ -89,6 +92,13 @@ function checkConfig(config: ContainerConfig): void {
         invalid(`${field} in Healthcheck cannot be less than 1ms`);
     if (Healthcheck.Retries < 0) invalid('Retries in Healthcheck cannot be negative');
   }
+}
+
+/** Ports of a container that has the host's network, or none, are there already or nowhere: Docker discards them. */
+function checkPorts(config: ContainerConfig, hostConfig: HostConfig): void {
+  if (networkKindOf(hostConfig) === 'container' && portWishesOf(config, hostConfig).length > 0)
+    invalid('conflicting options: port publishing and the container type network mode');
+  portWishesOf(config, hostConfig);
 }
 
 function checkHostConfig(hostConfig: HostConfig, host: HostLimits): void {

@@ -1,11 +1,13 @@
 /** docker ps's filters. Pure. */
 import { AppError } from '../../shared/errors.ts';
 import { parseDurationMs } from '../../shared/units.ts';
+import type { SandboxState } from '../networks/networks.ts';
 import { type ContainerRecord, endedOf, isAlive, STATUSES } from './container.ts';
 import type { Filters, Health } from './containers.ts';
 
 export interface Listed {
   readonly record: ContainerRecord;
+  readonly sandbox?: SandboxState | undefined;
   readonly health: Health | undefined;
 }
 
@@ -28,13 +30,17 @@ const TESTS: Readonly<Record<string, Test>> = {
     return record.state.status === 'exited' && ended !== undefined && ended.exitCode === Number(value);
   },
   expose: ({ record }, value) => record.config.ExposedPorts.some((port) => matchesPort(port, value)),
-  publish: () => false,
+  publish: ({ sandbox }, value) =>
+    sandbox?.ports.some(({ hostPort, protocol }) => matchesPort(`${hostPort}/${protocol}`, value)) === true,
   health: ({ health }, value) => (health?.status ?? 'none') === value,
   id: ({ record }, value) => record.id.startsWith(value),
   'is-task': (_listed, value) => ['false', '0'].includes(value.toLowerCase()),
   label: ({ record }, value) => matchesLabel(record, value),
   name: ({ record }, value) => new RegExp(value).test(`/${record.name}`) || new RegExp(value).test(record.name),
-  network: ({ record }, value) => record.hostConfig.NetworkMode === value,
+  network: ({ record, sandbox }, value) =>
+    record.hostConfig.NetworkMode === value ||
+    Object.hasOwn(record.endpoints, value) ||
+    sandbox?.endpoints.some(({ networkId }) => networkId.startsWith(value)) === true,
   status: ({ record }, value) => record.state.status === value,
   volume: ({ record }, value) =>
     record.mounts.some(({ source, destination }) => source === value || destination === value),

@@ -7,13 +7,14 @@
  * and what a run leaves (its exit code, above all) is deleted only after its end is stored. What was not stored yet is
  * found again by `adopt`.
  */
-import { mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AppError, isKind, messageOf } from '../../shared/errors.ts';
 import type { Cancelable } from '../../shared/streams.ts';
 import { startExitCode } from '../kernel/oci-runtime.ts';
 import { createAttachment } from './attachment.ts';
 import { type ContainerEvent, type ContainerRecord, exitCodeOf, isAlive, transition } from './container.ts';
+import { ContainerNetwork } from './container-network.ts';
 import type { ContainerStore } from './container-store.ts';
 import type {
   Attachment,
@@ -25,7 +26,6 @@ import type {
   WaitCondition,
   WaitResult,
 } from './containers.ts';
-import { etcFilesOf } from './etc-files.ts';
 import { detailsPrefix, type LogPlan, planLog } from './log-options.ts';
 import { type ContainerLog, openContainerLog } from './logs.ts';
 import type { ContainerPorts, EtcPaths } from './ports.ts';
@@ -44,6 +44,7 @@ const LOST_EXIT_CODE = 255;
 export interface LivePorts extends ContainerPorts {
   readonly store: ContainerStore;
   readonly pidOf: (name: string) => number;
+  readonly etcOf: (name: string) => EtcPaths;
   /** Its name is free and its id unknown from now on. */
   readonly onRemoved: (container: LiveContainer) => void;
   /** A run has begun, or was found again. */
@@ -65,6 +66,7 @@ interface Waiter {
 export class LiveContainer {
   readonly #ports: LivePorts;
   readonly #logPlan: LogPlan;
+  readonly #network: ContainerNetwork;
   readonly #waiters = new Set<Waiter>();
   #record: ContainerRecord;
   #queue: Promise<unknown> = Promise.resolve();
@@ -84,6 +86,16 @@ export class LiveContainer {
     this.#ports = ports;
     this.#rootfs = join(ports.directory, record.id, 'rootfs');
     this.#logPlan = planLog(record.hostConfig.LogConfig);
+    const directory = this.#directory;
+    this.#network = new ContainerNetwork(
+      () => this.#record,
+      {
+        hostname: join(directory, 'hostname'),
+        hosts: join(directory, 'hosts'),
+        resolvConf: join(directory, 'resolv.conf'),
+      },
+      ports,
+    );
   }
 
   get record(): ContainerRecord {
@@ -106,16 +118,17 @@ export class LiveContainer {
     return `${parent}/${this.id}`;
   }
   get etcPaths(): EtcPaths {
-    return {
-      hostname: join(this.#directory, 'hostname'),
-      hosts: join(this.#directory, 'hosts'),
-      resolvConf: join(this.#directory, 'resolv.conf'),
-    };
+    return this.#network.etcPaths;
+  }
+  /** What it is connected to. */
+  get network(): Pick<ContainerNetwork, 'connections' | 'sandbox'> {
+    return this.#network;
   }
   /** Text of process.json for an exec in what runs. */
   execProcess(request: ExecRequest): Promise<string> {
     const { spec, pidOf } = this.#ports;
-    return spec.process({ record: this.#record, rootfs: this.#rootfs, etc: this.etcPaths, pidOf, request });
+    const network = this.#network.spec();
+    return spec.process({ record: this.#record, rootfs: this.#rootfs, etc: this.etcPaths, network, pidOf, request });
   }
   get logPath(): string {
     return join(this.#logDirectory, 'current');
@@ -211,6 +224,27 @@ export class LiveContainer {
         throw error;
       }
     });
+  }
+
+  /** Now if it runs, else from its next start on. `endpoints` are all that it then has. */
+  connect(network: string, endpoints: ContainerRecord['endpoints']): Promise<void> {
+    return this.#verb(async () => {
+      await this.#network.connect(network, endpoints);
+      await this.#keepEndpoints(endpoints);
+    });
+  }
+
+  disconnect(network: string, endpoints: ContainerRecord['endpoints']): Promise<void> {
+    return this.#verb(async () => {
+      await this.#network.disconnect(network);
+      await this.#keepEndpoints(endpoints);
+    });
+  }
+
+  async #keepEndpoints(endpoints: ContainerRecord['endpoints']): Promise<void> {
+    this.#record = { ...this.#record, endpoints };
+    await this.#ports.store.update(this.#record);
+    await this.#network.refresh();
   }
 
   wait(condition: WaitCondition, options: Cancelable = {}): Promise<WaitResult> {
@@ -349,6 +383,7 @@ export class LiveContainer {
       this.publish('die', { exitCode: String(LOST_EXIT_CODE) });
       if (hostConfig.AutoRemove) return this.#removeItself();
     } else if (state.status === 'restarting') await this.#apply({ type: 'restart-cancelled' });
+    await this.#network.close();
     const ran = isAlive(state) || state.status === 'restarting';
     if (
       ran
@@ -425,6 +460,7 @@ export class LiveContainer {
     const { snapshots, supervisor } = this.#ports;
     await using undo = new AsyncDisposableStack();
     undo.defer(() => snapshots.unmount(this.id));
+    undo.defer(() => this.#network.close());
     const log = await this.openLog();
     const ready = this.#makeBundle();
     const settled = ready.catch(() => {});
@@ -440,13 +476,13 @@ export class LiveContainer {
 
   async #makeBundle(): Promise<void> {
     const { snapshots, spec, pidOf } = this.#ports;
-    const [{ rootfs }] = await Promise.all([
+    const [{ rootfs }, network] = await Promise.all([
       snapshots.mount(this.id, { throwAway: this.#record.hostConfig.AutoRemove }),
-      this.#writeEtcFiles(),
+      this.#network.prepare(),
       this.#makeBindSources(),
     ]);
     this.#rootfs = rootfs;
-    const config = await spec.container({ record: this.#record, rootfs, etc: this.etcPaths, pidOf });
+    const config = await spec.container({ record: this.#record, rootfs, etc: this.etcPaths, network, pidOf });
     await writeFile(join(this.#bundle, 'config.json'), config, { mode: 0o600 });
   }
 
@@ -478,9 +514,12 @@ export class LiveContainer {
     if (oomKilled) this.publish('oom');
     const ranMs = Math.max(0, at.getTime() - startedAt.getTime());
     this.publish('die', { exitCode: String(exitCode), execDuration: String(Math.floor(ranMs / 1000)) });
+    // At once: whoever starts the next container may want the same ports.
+    const disconnected = isRestarted ? undefined : this.#network.close();
     this.#teardown = stored
       .then(() => supervised.delete())
-      .then(() => this.#ports.snapshots.unmount(this.id))
+      .then(() => Promise.all([this.#ports.snapshots.unmount(this.id), disconnected]))
+      .then(() => {})
       .catch((error) => this.#ports.log.error('a run could not be put away', { containerId: this.id, error }));
     this.#renewRun();
     this.#resolve('next-exit', ...(isRestarted ? [] : ['not-running' as const]));
@@ -510,6 +549,7 @@ export class LiveContainer {
     clearTimeout(this.#restartTimer);
     if (this.#record.state.status !== 'restarting') return;
     void this.#apply({ type: 'restart-cancelled' });
+    this.#teardown = this.#teardown.then(() => this.#network.close());
     this.#resolve('not-running');
   }
 
@@ -587,31 +627,11 @@ export class LiveContainer {
 
   async #deleteFiles(): Promise<void> {
     await this.#teardown;
+    await this.#network.close();
     await this.#ports.snapshots.remove(this.id);
     await Promise.all([
       rm(this.#directory, { recursive: true, force: true }),
       rm(this.#logDirectory, { recursive: true, force: true }),
-    ]);
-  }
-
-  async #writeEtcFiles(): Promise<void> {
-    const { config, hostConfig } = this.#record;
-    const [hosts, resolvConf] = await Promise.all(['/etc/hosts', '/etc/resolv.conf'].map(readIfThere));
-    const files = etcFilesOf({
-      hostname: config.Hostname,
-      domainname: config.Domainname,
-      extraHosts: hostConfig.ExtraHosts,
-      dns: hostConfig.Dns,
-      dnsSearch: hostConfig.DnsSearch,
-      dnsOptions: hostConfig.DnsOptions,
-      network: hostConfig.NetworkMode === 'host' ? 'host' : 'none',
-      host: { hosts: hosts ?? '', resolvConf: resolvConf ?? '' },
-    });
-    const { etcPaths } = this;
-    await Promise.all([
-      writeFile(etcPaths.hostname, files.hostname),
-      writeFile(etcPaths.hosts, files.hosts),
-      writeFile(etcPaths.resolvConf, files.resolvConf),
     ]);
   }
 
@@ -716,8 +736,4 @@ async function within(promise: Promise<unknown>, milliseconds: number): Promise<
   } finally {
     clearTimeout(timer);
   }
-}
-
-async function readIfThere(path: string): Promise<string | undefined> {
-  return readFile(path, 'utf8').catch(() => undefined);
 }

@@ -7,11 +7,13 @@ import type { Images } from '../images/images.ts';
 import type { Cgroups } from '../kernel/cgroups.ts';
 import type { OciRuntime } from '../kernel/oci-runtime.ts';
 import type { Snapshotter } from '../layers/snapshotter.ts';
+import type { Networks } from '../networks/networks.ts';
 import type { ContainerRecord } from './container.ts';
 import type { ContainerTables } from './container-store.ts';
 import type { FileChange } from './containers.ts';
 import type { HostLimits } from './create.ts';
 import type { ExecRequest, HostConfig } from './request.ts';
+import type { NamespaceSource } from './spec.ts';
 import type { ContainerSupervisor } from './supervisor.ts';
 
 export interface ContainerPorts {
@@ -21,6 +23,7 @@ export interface ContainerPorts {
   readonly runtime: OciRuntime;
   readonly cgroups: Cgroups;
   readonly spec: SpecBuilder;
+  readonly networks: ContainerNetworks;
   /** What these layers occupy together. */
   readonly layerBytes: (chain: readonly Digest[]) => Promise<number>;
   /** What is in the writable layer of a container, compared with the layers below. */
@@ -42,6 +45,12 @@ export interface ContainerPorts {
   readonly cgroupParent: string;
 }
 
+/** What containers need of networks. */
+export type ContainerNetworks = Pick<
+  Networks,
+  'inspect' | 'check' | 'open' | 'sandbox' | 'close' | 'connect' | 'disconnect' | 'rename' | 'reconcile' | 'hostAddress'
+>;
+
 /** Files that are mounted over the image's. */
 export interface EtcPaths {
   readonly hostname: string;
@@ -49,11 +58,18 @@ export interface EtcPaths {
   readonly resolvConf: string;
 }
 
+export interface SpecNetwork {
+  readonly namespace: NamespaceSource;
+  /** Of its interfaces; the container's own come after. */
+  readonly sysctls: Readonly<Record<string, string>>;
+}
+
 export interface SpecRequest {
   readonly record: ContainerRecord;
   /** Where the container's filesystem is mounted. */
   readonly rootfs: string;
   readonly etc: EtcPaths;
+  readonly network: SpecNetwork;
   /** First process of the running container of that name, for `container:NAME` modes. @throws AppError 'not-found', 'conflict' */
   readonly pidOf: (name: string) => number;
 }

@@ -295,13 +295,8 @@ export function parseCreateRequest(body: unknown): CreateRequest {
   return request;
 }
 
-const DEFAULT_NETWORKS: readonly string[] = ['', 'default'];
-const NETWORKS: readonly string[] = [...DEFAULT_NETWORKS, 'none', 'host'];
-
 /** Everything that Docker has and we do not: the field as its users spell it, and whether a request uses it. */
 const UNBUILT: readonly (readonly [field: string, used: (request: CreateRequest) => boolean])[] = [
-  ['HostConfig.PortBindings (-p)', ({ hostConfig }) => Object.keys(hostConfig.PortBindings).length > 0],
-  ['HostConfig.PublishAllPorts (-P)', ({ hostConfig }) => hostConfig.PublishAllPorts],
   ['HostConfig.Links (--link)', ({ hostConfig }) => hostConfig.Links.length > 0],
   ['HostConfig.VolumesFrom (--volumes-from)', ({ hostConfig }) => hostConfig.VolumesFrom.length > 0],
   ['HostConfig.VolumeDriver (--volume-driver)', ({ hostConfig }) => hostConfig.VolumeDriver !== ''],
@@ -315,32 +310,30 @@ const UNBUILT: readonly (readonly [field: string, used: (request: CreateRequest)
   ['HostConfig.IOMaximumIOps (--io-maxiops)', ({ hostConfig }) => hostConfig.IOMaximumIOps !== 0],
   ['HostConfig.IOMaximumBandwidth (--io-maxbandwidth)', ({ hostConfig }) => hostConfig.IOMaximumBandwidth !== 0],
   ['HostConfig.KernelMemoryTCP', ({ hostConfig }) => hostConfig.KernelMemoryTCP !== 0],
-  ['MacAddress (--mac-address)', ({ config }) => config.MacAddress !== ''],
 ];
 
 function refuseUnbuilt(request: CreateRequest): void {
-  const { hostConfig, endpoints } = request;
+  const { hostConfig } = request;
   for (const [field, used] of UNBUILT) if (used(request)) refuse(field);
-  if (!NETWORKS.includes(hostConfig.NetworkMode))
-    refuse(`HostConfig.NetworkMode ${JSON.stringify(hostConfig.NetworkMode)} (--network)`, '; use none or host');
   for (const bind of hostConfig.Binds)
     if (!bind.startsWith('/')) refuse(`the named volume ${JSON.stringify(bind)} (-v)`, '; bind an absolute path');
   for (const { Type, Target } of hostConfig.Mounts)
     if (Type !== 'bind' && Type !== 'tmpfs') refuse(`a ${Type} mount at ${JSON.stringify(Target)} (--mount)`);
-  for (const [network, wanted] of Object.entries(endpoints)) {
-    if (!NETWORKS.includes(network)) refuse(`the network ${JSON.stringify(network)}`, '; use none or host');
-    // Clients name the default network here with empty settings; those say nothing.
-    if (saysSomething(wanted)) refuse(`settings of the network ${JSON.stringify(network)}`);
-  }
 }
 
-function saysSomething(value: unknown): boolean {
+/** Zero values, and what is made of them, say nothing: clients send them with everything. */
+export function saysSomething(value: unknown): boolean {
   if (typeof value === 'object' && value !== null) return Object.values(value).some(saysSomething);
   return value !== undefined && value !== null && value !== '' && value !== 0 && value !== false;
 }
 
 function refuse(field: string, advice = ''): never {
   throw new AppError('unsupported', `cannot create container: ${field} is not supported${advice}`);
+}
+
+/** What `POST /networks/{id}/connect` says of the new connection. @throws AppError 'invalid' */
+export function parseEndpointRequest(body: unknown): EndpointRequest {
+  return check(endpoint, body ?? {}, 'connect container');
 }
 
 const updateBody = z.object({ ...resourceFields, RestartPolicy: restartPolicy.optional() }).partial();

@@ -5,12 +5,12 @@
 import { lstat, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AppError } from '../../shared/errors.ts';
-import type { ContainerRecord, MountPoint } from './container.ts';
+import type { MountPoint } from './container.ts';
 import { blockDevicesOf, devicesOf } from './devices.ts';
 import type { SpecBuilder, SpecRequest } from './ports.ts';
 import type { HostConfig } from './request.ts';
 import { readInside } from './rootfs-files.ts';
-import { encodeSpec, execProcessOf, type NamespaceSource, type SpecHost, type SpecInput, specOf } from './spec.ts';
+import { encodeSpec, execProcessOf, type SpecHost, type SpecInput, specOf } from './spec.ts';
 import { limitsOf } from './spec-resources.ts';
 import { type ResolvedUser, resolveUser, USER_FILE_MAX_BYTES } from './users.ts';
 
@@ -23,8 +23,9 @@ export interface SpecBuilderOptions {
 
 export function createSpecBuilder(options: SpecBuilderOptions): SpecBuilder {
   const inputOf = async (request: SpecRequest): Promise<SpecInput> => {
-    const { record, rootfs, etc, pidOf } = request;
-    const { config, hostConfig } = record;
+    const { record, rootfs, etc, network, pidOf } = request;
+    const { config } = record;
+    const hostConfig = { ...record.hostConfig, Sysctls: { ...network.sysctls, ...record.hostConfig.Sysctls } };
     const [user, devices, blockDevices, fileSources] = await Promise.all([
       userOf(rootfs, { user: config.User, groupAdd: hostConfig.GroupAdd }),
       devicesOf(hostConfig),
@@ -43,7 +44,7 @@ export function createSpecBuilder(options: SpecBuilderOptions): SpecBuilder {
       host: options.host,
       paths: { rootfs, ...etc, init: options.init },
       cgroupParent: options.cgroupParent,
-      network: networkOf(record),
+      network: network.namespace,
       joinedPid: joined === undefined ? undefined : `/proc/${pidOf(joined)}/ns/pid`,
       devices,
       blockDevices,
@@ -91,10 +92,6 @@ async function refuseLinks(rootfs: string): Promise<void> {
     if (info !== undefined && !info.isDirectory())
       throw new AppError('invalid', `cannot start container: /${name} of its image is not a directory`);
   }
-}
-
-function networkOf({ hostConfig }: ContainerRecord): NamespaceSource {
-  return hostConfig.NetworkMode === 'host' ? { kind: 'host' } : { kind: 'private' };
 }
 
 function limitedDevices(hostConfig: HostConfig): readonly string[] {

@@ -6,6 +6,7 @@ import { expect, it, vi } from 'vitest';
 import { CONTAINER_MIGRATIONS, type ContainerTables } from '../../runtime/containers/container-store.ts';
 import type { Containers, OutputChunk } from '../../runtime/containers/containers.ts';
 import { createContainers, type LocalContainers } from '../../runtime/containers/containers-local.ts';
+import type { ContainerNetworks } from '../../runtime/containers/ports.ts';
 import { parseCreateRequest, parseExecRequest } from '../../runtime/containers/request.ts';
 import { createSpecBuilder } from '../../runtime/containers/spec-builder.ts';
 import { createEventLog, type EngineEvent } from '../../runtime/events.ts';
@@ -50,6 +51,22 @@ async function withPlace(work: (place: Place) => Promise<void>): Promise<void> {
     await busybox.cgroups.remove(busybox.cgroupParent);
   }
 }
+
+/** Containers of these tests have loopback alone. */
+const NO_NETWORKS: ContainerNetworks = {
+  inspect: (name) => {
+    throw new AppError('not-found', `network ${name} not found`);
+  },
+  check: () => {},
+  open: () => Promise.reject(new AppError('unsupported', 'there are no networks')),
+  sandbox: () => undefined,
+  close: async () => {},
+  connect: () => Promise.reject(new AppError('unsupported', 'there are no networks')),
+  disconnect: async () => {},
+  rename: async () => {},
+  reconcile: async () => {},
+  hostAddress: () => undefined,
+};
 
 async function openEngine(host: TestHost, busybox: BusyboxHost): Promise<Engine> {
   const directory = join(host.root, 'containers');
@@ -99,12 +116,14 @@ async function openEngine(host: TestHost, busybox: BusyboxHost): Promise<Engine>
     now: () => new Date(),
     randomId: () => randomBytes(32).toString('hex'),
     random: (limit) => randomInt(limit),
+    networks: NO_NETWORKS,
     host: {
       cpus: cpus().length,
       cgroupVersion: 1,
       runtimeName: 'crun',
       hostname: 'h',
       thermalThrottlePaths: [],
+      defaultNetwork: 'none',
       memoryBytes: totalmem(),
     },
     directory,

@@ -129,12 +129,6 @@ describe('wire rules', () => {
       400,
       'invalid value for since: "yesterday" is not seconds[.nanoseconds] since 1970',
     ],
-    [
-      'POST',
-      '/networks/create',
-      501,
-      'networks are not supported by this engine: containers have --network none or host',
-    ],
     ['GET', '/system/df?type=nosuch', 400, 'unknown object type: nosuch'],
   ])('%s %s is %i %s', async (method, path, status, message) => {
     const answer = await call(method, path);

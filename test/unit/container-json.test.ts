@@ -31,7 +31,16 @@ function details(state: ContainerState, body: Record<string, unknown> = {}): Con
     stoppedByUser: false,
   };
   const paths = { resolvConf: '/r', hostname: '/h', hosts: '/hs', log: '/l' };
-  return { record, statusText: 'Created', health: undefined, size: undefined, paths, execIds: [] };
+  return {
+    record,
+    statusText: 'Created',
+    health: undefined,
+    connections: [],
+    sandbox: undefined,
+    size: undefined,
+    paths,
+    execIds: [],
+  };
 }
 
 /** What two generations of dockerd answer; clients of either read from all of it. */
@@ -74,7 +83,7 @@ describe('a container in JSON', () => {
   it('writes sets as maps and empty lists as null, as Go does', () => {
     const json = wire(containerDetailsJson(details({ status: 'created' })));
     expect(json.Config).toMatchObject({ ExposedPorts: { '80/tcp': {} }, Volumes: null, OnBuild: null });
-    expect(json.HostConfig).toMatchObject({ Binds: null, CapAdd: null, NetworkMode: 'none', MemorySwappiness: null });
+    expect(json.HostConfig).toMatchObject({ Binds: null, CapAdd: null, NetworkMode: '', MemorySwappiness: null });
     expect(json).toMatchObject({ Path: 'sh', Args: ['-c', 'echo hi'], Name: '/web', ExecIDs: null, Mounts: [] });
   });
 

@@ -90,7 +90,10 @@ describe('files in /etc', () => {
     dns: [],
     dnsSearch: [],
     dnsOptions: [],
-    network: 'none',
+    network: 'private',
+    addresses: [],
+    nameservers: [],
+    hostAddress: undefined,
     host: { hosts: '127.0.0.1 localhost\n', resolvConf: '# made\nnameserver 9.9.9.9\nsearch a b\noptions ndots:2\n' },
   } as const;
   it('names the host and extra hosts', () => {

@@ -10,6 +10,7 @@ const host = {
   runtimeName: 'crun',
   hostname: 'host',
   thermalThrottlePaths: ['/sys/devices/system/cpu/cpu0/thermal_throttle'],
+  defaultNetwork: 'bridge',
 } as const;
 const ID = 'abcdef0123456789'.repeat(4);
 const plan = (body: Record<string, unknown>, image = {}) =>
@@ -64,17 +65,13 @@ describe('parseCreateRequest', () => {
   });
 
   it.each([
-    [{ HostConfig: { PortBindings: { '80/tcp': [] } } }, '-p'],
-    [{ HostConfig: { PublishAllPorts: true } }, '-P'],
     [{ HostConfig: { Binds: ['data:/data'] } }, 'named volume "data:/data"'],
     [{ HostConfig: { Mounts: [{ Type: 'volume', Target: '/data' }] } }, 'volume mount at "/data"'],
-    [{ HostConfig: { NetworkMode: 'web' } }, '"web"'],
     [{ HostConfig: { Links: ['a:b'] } }, '--link'],
     [{ HostConfig: { VolumesFrom: ['a'] } }, '--volumes-from'],
     [{ HostConfig: { DeviceRequests: [{ Count: -1 }] } }, '--gpus'],
     [{ HostConfig: { StorageOpt: { size: '1g' } } }, '--storage-opt'],
     [{ Volumes: { '/data': {} } }, '-v without a source'],
-    [{ NetworkingConfig: { EndpointsConfig: { default: { Aliases: ['db'] } } } }, 'settings of the network "default"'],
   ])('refuses by name what is not there: %j', (body, words) => {
     expect(() => parseCreateRequest({ Image: 'i', ...body })).toThrow(words);
     try {
@@ -130,7 +127,7 @@ describe('planContainer', () => {
       MemorySwap: 128e6,
       ShmSize: 67_108_864,
       IpcMode: 'private',
-      NetworkMode: 'none',
+      NetworkMode: 'bridge',
       CgroupnsMode: 'host',
       Runtime: 'crun',
     });

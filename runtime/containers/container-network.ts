@@ -1,0 +1,145 @@
+/**
+ * The network of one container: its sandbox while it runs, and the files in it that tell of networks. What it shares
+ * with another container (`container:NAME`) is that one's, files included.
+ */
+import { readFile, writeFile } from 'node:fs/promises';
+import type { OpenSandbox, SandboxState } from '../networks/networks.ts';
+import type { ContainerRecord } from './container.ts';
+import type { Connection } from './containers.ts';
+import { etcFilesOf } from './etc-files.ts';
+import { joinedContainer, networkKindOf, sandboxRequestOf } from './networking.ts';
+import type { ContainerNetworks, EtcPaths, SpecNetwork } from './ports.ts';
+import type { EndpointRequest } from './request.ts';
+
+export interface NetworkPorts {
+  readonly networks: ContainerNetworks;
+  readonly pidOf: (name: string) => number;
+  readonly etcOf: (name: string) => EtcPaths;
+}
+
+/** Where systemd-resolved writes whom it asks itself. */
+const UPLINK_RESOLV_CONF = '/run/systemd/resolve/resolv.conf';
+
+export class ContainerNetwork {
+  readonly #ports: NetworkPorts;
+  readonly #record: () => ContainerRecord;
+  readonly #ownEtc: EtcPaths;
+
+  constructor(record: () => ContainerRecord, ownEtc: EtcPaths, ports: NetworkPorts) {
+    this.#record = record;
+    this.#ownEtc = ownEtc;
+    this.#ports = ports;
+  }
+
+  /** Files that are mounted over the image's. */
+  get etcPaths(): EtcPaths {
+    const joined = joinedContainer(this.#record().hostConfig);
+    return joined === undefined ? this.#ownEtc : this.#ports.etcOf(joined);
+  }
+
+  get sandbox(): SandboxState | undefined {
+    return this.#ports.networks.sandbox(this.#record().id);
+  }
+
+  get connections(): readonly Connection[] {
+    const endpoints = this.sandbox?.endpoints ?? [];
+    return Object.entries(this.#record().endpoints).map(([networkName, request]) => ({
+      networkName,
+      networkId: this.#idOf(networkName),
+      request,
+      endpoint: endpoints.find((endpoint) => endpoint.networkName === networkName),
+    }));
+  }
+
+  #idOf(name: string): string | undefined {
+    try {
+      return this.#ports.networks.inspect(name).record.id;
+    } catch {
+      return undefined;
+    }
+  }
+
+  /** Everything that a run needs, in the kernel and on disk. @throws as Networks.open */
+  async prepare(): Promise<SpecNetwork> {
+    const record = this.#record();
+    if (networkKindOf(record.hostConfig) !== 'networks') {
+      if (joinedContainer(record.hostConfig) === undefined) await this.#writeEtc(undefined);
+      return this.spec();
+    }
+    const sandbox = await this.#ports.networks.open(sandboxRequestOf(record));
+    await Promise.all([this.#writeEtc(sandbox), sandbox.ready]);
+    return { namespace: { kind: 'path', path: sandbox.path }, sysctls: sandbox.sysctls };
+  }
+
+  /** Of what runs. @throws AppError 'not-found', 'conflict' when the container that it shares with does not run */
+  spec(): SpecNetwork {
+    const { hostConfig } = this.#record();
+    const joined = joinedContainer(hostConfig);
+    if (joined !== undefined)
+      return { namespace: { kind: 'path', path: `/proc/${this.#ports.pidOf(joined)}/ns/net` }, sysctls: {} };
+    const { sandbox } = this;
+    if (sandbox !== undefined) return { namespace: { kind: 'path', path: sandbox.path }, sysctls: {} };
+    return { namespace: { kind: networkKindOf(hostConfig) === 'host' ? 'host' : 'private' }, sysctls: {} };
+  }
+
+  /** In place: the files are mounted. */
+  async refresh(): Promise<void> {
+    const record = this.#record();
+    if (this.sandbox === undefined) return;
+    await this.#writeEtc(await this.#ports.networks.open(sandboxRequestOf(record)));
+  }
+
+  close(): Promise<void> {
+    return this.#ports.networks.close(this.#record().id);
+  }
+
+  async connect(network: string, endpoints: Readonly<Record<string, EndpointRequest>>): Promise<void> {
+    if (this.sandbox === undefined) return;
+    await this.#ports.networks.connect(sandboxRequestOf({ ...this.#record(), endpoints }), network);
+  }
+
+  async disconnect(network: string): Promise<void> {
+    if (this.sandbox !== undefined) await this.#ports.networks.disconnect(this.#record().id, network);
+  }
+
+  async #writeEtc(sandbox: OpenSandbox | undefined): Promise<void> {
+    const { config, hostConfig } = this.#record();
+    const isHost = networkKindOf(hostConfig) === 'host';
+    const [hosts = '', resolvConf = ''] = await Promise.all([
+      textOf('/etc/hosts'),
+      isHost ? textOf('/etc/resolv.conf') : resolversBeyondLoopback(),
+    ]);
+    const files = etcFilesOf({
+      hostname: config.Hostname,
+      domainname: config.Domainname,
+      extraHosts: hostConfig.ExtraHosts,
+      dns: hostConfig.Dns,
+      dnsSearch: hostConfig.DnsSearch,
+      dnsOptions: hostConfig.DnsOptions,
+      network: isHost ? 'host' : 'private',
+      addresses:
+        sandbox?.endpoints.flatMap(({ ipv4, ipv6 }) => [ipv4, ipv6].flatMap((lease) => lease?.address ?? [])) ?? [],
+      nameservers: sandbox?.nameservers ?? [],
+      hostAddress: isHost ? '127.0.0.1' : sandbox === undefined ? undefined : this.#ports.networks.hostAddress(sandbox),
+      host: { hosts, resolvConf },
+    });
+    const { hostname, hosts: hostsPath, resolvConf: resolvConfPath } = this.#ownEtc;
+    await Promise.all([
+      writeFile(hostname, files.hostname),
+      writeFile(hostsPath, files.hosts),
+      writeFile(resolvConfPath, files.resolvConf),
+    ]);
+  }
+}
+
+/** A stub resolver on the host's loopback is out of reach from a container: whoever the stub asks is asked instead. */
+async function resolversBeyondLoopback(): Promise<string> {
+  const text = await textOf('/etc/resolv.conf');
+  const servers = [...text.matchAll(/^nameserver\s+(\S+)/gm)].map(([, server = '']) => server);
+  if (servers.length === 0 || servers.some((server) => !/^(?:127\.|::1$)/.test(server))) return text;
+  return (await textOf(UPLINK_RESOLV_CONF)) || text;
+}
+
+async function textOf(path: string): Promise<string> {
+  return readFile(path, 'utf8').catch(() => '');
+}
