@@ -246,14 +246,13 @@ export function pushMessages(event: PushEvent): readonly ProgressMessage[] {
 async function importImage(ctx: ApiContext, engine: Engine, source: string): Promise<void> {
   if (source !== '-')
     throw new AppError('unsupported', 'cannot import from a URL: download the file and send it instead');
-  if (queryTexts(ctx, 'changes').length > 0)
-    throw new AppError('unsupported', 'cannot import with changes (--change): they are not supported');
   const repository = queryText(ctx, 'repo') ?? '';
   const tag = queryText(ctx, 'tag') ?? '';
   await streamProgress(ctx, async (report, signal) => {
     const id = await engine.images.import(ctx.req, {
       name: repository === '' ? undefined : tag === '' ? repository : `${repository}:${tag}`,
       message: queryText(ctx, 'message'),
+      changes: queryTexts(ctx, 'changes'),
       platform: queryText(ctx, 'platform') || undefined,
       signal,
     });

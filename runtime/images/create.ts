@@ -15,6 +15,7 @@ import { parseReference } from '../../shared/reference.ts';
 import { type Cancelable, collect, type Measured, measure } from '../../shared/streams.ts';
 import { createLayerSource } from '../layers/layer-source.ts';
 import type { Chain } from '../layers/layer-store.ts';
+import { applyChanges } from './changes.ts';
 import { decompress } from './decompress.ts';
 import type { CreateRequest, ImageId, ImportOptions } from './images.ts';
 import type { Protection } from './leases.ts';
@@ -38,6 +39,7 @@ export async function createImage(
   request: CreateRequest,
   options: Cancelable = {},
 ): Promise<ImageId> {
+  const runConfig = applyChanges(request.config, request.changes ?? []);
   await using lease = ports.leases.acquire();
   const parent = request.parent === undefined ? undefined : await readParent(ports, request.parent, lease);
   const lower = parent?.layers ?? [];
@@ -47,7 +49,9 @@ export async function createImage(
       : await storeLayer(ports, request.layer, { ...options, lease, diffIds: parent?.config.diffIds ?? [], lower });
 
   const layers = [...lower, ...(made === undefined ? [] : [made.layer])];
-  const config = Buffer.from(JSON.stringify(configOf(ports, request, { parent: parent?.config, layers })));
+  const config = Buffer.from(
+    JSON.stringify(configOf(ports, { ...request, config: runConfig }, { parent: parent?.config, layers })),
+  );
   const id = digestOf(config);
   const configDescriptor = { mediaType: MEDIA_TYPES.ociConfig, digest: id, size: config.length };
   const descriptors = [...(parent?.descriptors ?? []), ...(made === undefined ? [] : [made.descriptor])];
@@ -155,7 +159,7 @@ function ociLayer(layer: Descriptor): Descriptor {
 
 /** @throws what Images.import says */
 export async function importImage(ports: ImagePorts, tar: Readable, options: ImportOptions = {}): Promise<ImageId> {
-  const { name, message, config = {}, platform, signal } = options;
+  const { name, message, config = {}, changes, platform, signal } = options;
   const wanted = platform === undefined ? ports.host : parsePlatform(platform, ports.host);
   const { os, architecture, variant } = wanted;
   const id = await createImage(
@@ -163,6 +167,7 @@ export async function importImage(ports: ImagePorts, tar: Readable, options: Imp
     {
       layer: await decompress(tar),
       config,
+      changes,
       platform: variant === undefined ? { os, architecture } : { os, architecture, variant },
       comment: message,
       createdBy: '',

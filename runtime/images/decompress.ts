@@ -1,8 +1,13 @@
-/** Archives from users, whatever they are compressed with. The form is told by the first bytes, never by a name. */
-import type { Readable } from 'node:stream';
+/**
+ * Archives from users, whatever they are compressed with. The form is told by the first bytes, never by a name. gzip and
+ * zstd are read in the process, bzip2 and xz by the host's own programs, at fixed paths and without anything of an image
+ * in sight.
+ */
+import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { createGunzip, createZstdDecompress } from 'node:zlib';
-import { AppError } from '../../shared/errors.ts';
+import { AppError, isKind } from '../../shared/errors.ts';
+import { streamCommand } from '../kernel/command.ts';
 
 const FORMS = [
   ['gzip', [0x1f, 0x8b]],
@@ -18,18 +23,39 @@ export function compressionOf(head: Uint8Array): ArchiveForm {
   return FORMS.find(([, magic]) => magic.every((byte, index) => head[index] === byte))?.[0] ?? 'none';
 }
 
-/** The plain tar. @throws AppError 'unsupported' for bzip2 and xz, 'invalid' for nothing at all */
+/** Never looked up in a search path; xz may not take more memory than its largest preset needs. */
+const PROGRAMS = {
+  bzip2: ['/usr/bin/bzip2', '-dc'],
+  xz: ['/usr/bin/xz', '-dc', '--memlimit-decompress=128MiB'],
+} as const;
+
+/** The plain tar, which fails when the archive is not what it seems. @throws AppError 'invalid' for nothing at all */
 export async function decompress(stream: Readable): Promise<Readable> {
   const form = compressionOf(await readHead(stream));
   if (form === 'none') return stream;
-  if (form === 'bzip2' || form === 'xz') {
-    stream.destroy();
-    throw new AppError('unsupported', `cannot read archive: it is compressed with ${form}; decompress it first`);
-  }
+  if (form === 'bzip2' || form === 'xz') return Readable.from(byProgram(form, stream));
   const plain = form === 'gzip' ? createGunzip() : createZstdDecompress();
   // pipeline destroys `plain` with the failure, so whoever reads it learns of it.
   pipeline(stream, plain).catch(() => {});
   return plain;
+}
+
+async function* byProgram(form: 'bzip2' | 'xz', stdin: Readable): AsyncGenerator<Buffer> {
+  const [program, ...args] = PROGRAMS[form];
+  try {
+    yield* streamCommand(program, args, { stdin });
+  } catch (error) {
+    if (isKind(error, 'unsupported'))
+      throw new AppError(
+        'unsupported',
+        `cannot read archive: it is compressed with ${form}, and ${program} is not installed`,
+        {
+          cause: error,
+        },
+      );
+    if (!isKind(error, 'unavailable')) throw error;
+    throw new AppError('invalid', `cannot read archive: ${form} says: ${error.message}`, { cause: error });
+  }
 }
 
 /** Looks at the first bytes and gives them back to the stream. */

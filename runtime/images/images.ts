@@ -63,7 +63,7 @@ export interface Images {
   save(names: readonly string[], options?: Cancelable): Promise<Readable>;
   /** Reads such a tar, compressed or not. @throws AppError 'invalid', 'integrity' */
   load(tar: Readable, options?: LoadOptions): Promise<readonly LoadedImage[]>;
-  /** Makes a one-layer image of a filesystem tar (plain, gzip or zstd; others are refused by name). */
+  /** Makes a one-layer image of a filesystem tar, plain or compressed by gzip, zstd, bzip2 or xz. */
   import(tar: Readable, options?: ImportOptions): Promise<ImageId>;
   /** Makes an image of a parent and one more layer: commit, and steps of a build. */
   create(request: CreateRequest, options?: Cancelable): Promise<ImageId>;
@@ -261,6 +261,8 @@ export interface ImportOptions extends Cancelable {
   readonly name?: string | undefined;
   readonly message?: string | undefined;
   readonly config?: ImageRunConfig | undefined;
+  /** Dockerfile instructions, applied to the config: `--change`. */
+  readonly changes?: readonly string[] | undefined;
   readonly platform?: string | undefined;
 }
 
@@ -270,6 +272,8 @@ export interface CreateRequest {
   /** The changes as an uncompressed layer tar; undefined = metadata only. Consumed whole. */
   readonly layer?: Readable | undefined;
   readonly config: ImageRunConfig;
+  /** Dockerfile instructions, applied to the config: `--change`. @throws AppError 'invalid' for others than the classic ones */
+  readonly changes?: readonly string[] | undefined;
   /** For an image from scratch; a child has its parent's. */
   readonly platform?: Platform | undefined;
   readonly author?: string | undefined;

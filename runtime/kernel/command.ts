@@ -4,6 +4,7 @@
  * output is bounded. Long-running children (conmon, aardvark-dns) are not started here.
  */
 import { execFile, spawn } from 'node:child_process';
+import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { AppError, hasCode } from '../../shared/errors.ts';
 
@@ -91,6 +92,8 @@ export interface StreamOptions {
   /** Exit codes that are no failure; default 0 alone. */
   readonly accepted?: readonly number[];
   readonly cwd?: string | undefined;
+  /** What the program reads; its failure is the program's. Destroyed with it. */
+  readonly stdin?: Readable | undefined;
 }
 
 /**
@@ -100,12 +103,17 @@ export interface StreamOptions {
 export async function* streamCommand(
   program: string,
   args: readonly string[],
-  { accepted = [0], cwd }: StreamOptions = {},
+  { accepted = [0], cwd, stdin }: StreamOptions = {},
 ): AsyncGenerator<Buffer, void, undefined> {
   const child = spawn(program, args, {
     cwd,
     env: { PATH: PROGRAM_PATH, LC_ALL: 'C' },
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: ['pipe', 'pipe', 'pipe'],
+  });
+  let broken: unknown;
+  pipeline(stdin ?? Readable.from([]), child.stdin).catch((error) => {
+    // A program that ends before it has read everything is no failure of its input.
+    if (!hasCode(error, 'EPIPE', 'ERR_STREAM_PREMATURE_CLOSE')) broken = error;
   });
   let words = '';
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
@@ -119,6 +127,7 @@ export async function* streamCommand(
   try {
     for await (const chunk of child.stdout) yield chunk;
     const exitCode = await ended;
+    if (broken !== undefined) throw broken;
     if (!accepted.includes(exitCode))
       throw new AppError(
         'unavailable',

@@ -1,5 +1,6 @@
+import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { mkdir, readdir } from 'node:fs/promises';
+import { mkdir, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
@@ -677,7 +678,8 @@ describe('create, save and load', () => {
       tarOf([{ name: 'manifest.json', content: '[{"Config":"../../etc/passwd","Layers":[]}]' }]),
       /which it does not hold/,
     ],
-    ['xz', Buffer.from('fd377a585a000000', 'hex'), /compressed with xz/],
+    ['half of an xz', Buffer.from('fd377a585a000000', 'hex'), /xz says/],
+    ['half of a bzip2', Buffer.from('425a68393141592653590000', 'hex'), /bzip2 says/],
   ])('refuses an archive with %s', async (_name, bytes, says) => {
     await expect(rig.images.load(Readable.from([bytes]))).rejects.toMatchObject({
       message: expect.stringMatching(says),
@@ -685,6 +687,27 @@ describe('create, save and load', () => {
     await rig.images.prune();
     expect(await bytesHere()).toEqual(NOTHING);
   });
+
+  it.each(['bzip2', 'xz'])(
+    'imports what %s has compressed, by the host’s own program (CVE-2026-41567)',
+    async (form) => {
+      const tar = tarOf([{ name: 'bin/sh', content: 'sh' }]);
+      const packed = execFileSync(form, ['-c'], { input: tar });
+      // A program of the same name comes first in the search path.
+      const bin = join(rig.root, 'bin');
+      await mkdir(bin);
+      for (const name of ['bzip2', 'xz', 'unxz', 'bunzip2'])
+        await writeFile(join(bin, name), `#!/bin/sh\ntouch ${rig.root}/taken\n`, { mode: 0o755 });
+      vi.stubEnv('PATH', `${bin}:${process.env.PATH}`);
+      try {
+        const id = await rig.images.import(Readable.from([packed]), { name: 'fs:1' });
+        expect((await rig.images.inspect(id)).config.diffIds).toEqual([digestOf(tar)]);
+        expect(await readdir(rig.root)).not.toContain('taken');
+      } finally {
+        vi.unstubAllEnvs();
+      }
+    },
+  );
 
   it('imports a filesystem', async () => {
     const tar = tarOf([{ name: 'bin/sh', content: 'sh' }]);

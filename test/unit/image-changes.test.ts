@@ -1,0 +1,39 @@
+import { expect, it } from 'vitest';
+import { applyChanges } from '../../runtime/images/changes.ts';
+
+it.each([
+  [['CMD ["a","b"]'], { Cmd: ['a', 'b'] }],
+  [['cmd echo hi'], { Cmd: ['/bin/sh', '-c', 'echo hi'] }],
+  [['CMD [not json]'], { Cmd: ['/bin/sh', '-c', '[not json]'] }],
+  [['CMD x', 'ENTRYPOINT ["/e"]'], { Entrypoint: ['/e'], Cmd: null }],
+  [['ENV A=1 B="x y"', 'ENV A 2'], { Env: ['A=2', 'B=x y'] }],
+  [['EXPOSE 80 53/udp 8000-8010'], { ExposedPorts: { '80/tcp': {}, '53/udp': {}, '8000-8010/tcp': {} } }],
+  [['LABEL a=b "c d"="e f"'], { Labels: { a: 'b', 'c d': 'e f' } }],
+  [['ONBUILD RUN x', 'ONBUILD COPY . .'], { OnBuild: ['RUN x', 'COPY . .'] }],
+  [['STOPSIGNAL SIGINT'], { StopSignal: 'SIGINT' }],
+  [['USER 1:2'], { User: '1:2' }],
+  [['VOLUME ["/a b"]', 'VOLUME /c /d'], { Volumes: { '/a b': {}, '/c': {}, '/d': {} } }],
+  [['WORKDIR x', 'WORKDIR ../y'], { WorkingDir: '/y' }],
+  [[], {}],
+])('%j', (changes, config) => {
+  expect(applyChanges({}, changes)).toEqual(config);
+});
+
+it('keeps what it does not change', () => {
+  const config = { Env: ['PATH=/bin', 'A=1'], Cmd: ['sh'], Labels: { a: '1' } };
+  expect(applyChanges(config, ['ENV A=2', 'LABEL b=2'])).toEqual({
+    Env: ['PATH=/bin', 'A=2'],
+    Cmd: ['sh'],
+    Labels: { a: '1', b: '2' },
+  });
+});
+
+it.each([
+  ['RUN x', 'RUN is not a valid change command'],
+  ['FROM x', 'FROM is not a valid change command'],
+  ['nonsense', 'NONSENSE is not a valid change command'],
+  ['CMD', 'cannot change the image by CMD: it needs an argument'],
+  ['EXPOSE eighty', 'cannot change the image by EXPOSE: "eighty" is no port'],
+])('refuses %j', (change, message) => {
+  expect(() => applyChanges({}, [change])).toThrow(message);
+});
