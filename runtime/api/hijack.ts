@@ -6,7 +6,6 @@
  * output goes on after it. The HTTP server is told not to treat upgrades itself, so bodies of both kinds of requests
  * are parsed by Node, and then the socket is taken from its parser.
  */
-import { once } from 'node:events';
 import type { Socket } from 'node:net';
 import { PassThrough, type Readable, type Writable } from 'node:stream';
 import { createWebSocketStream, type WebSocket, WebSocketServer } from 'ws';
@@ -122,30 +121,36 @@ export interface CopyOptions {
 }
 
 /**
- * Copies output to a client until it ends or the client is gone. Waits for the client before it asks for more, so a
- * slow client slows the source, not the memory. Does not end `out`.
+ * Copies output to a client until it ends or the client is gone. Asks for more only when the kernel has taken the last
+ * bytes: their memory is the source's, and a slow client slows the source. Does not end `out`.
  */
 export async function copyOutput(
   chunks: AsyncIterable<OutputChunk>,
   out: Writable,
   options: CopyOptions,
 ): Promise<void> {
-  const gone = new AbortController();
-  const stop = () => gone.abort();
-  out.once('close', stop);
+  let isGone = out.destroyed;
+  let release = () => {};
+  const onClose = () => {
+    isGone = true;
+    release();
+  };
+  out.once('close', onClose);
   try {
     for await (const chunk of chunks) {
-      if (out.destroyed) return;
+      if (isGone) return;
+      const written = Promise.withResolvers<void>();
+      release = written.resolve;
       out.cork();
       if (options.framed) out.write(frame(chunk));
-      const flowing = out.write(chunk.bytes);
+      out.write(chunk.bytes, () => written.resolve());
       out.uncork();
-      if (!flowing) await once(out, 'drain', { signal: gone.signal });
+      await written.promise;
     }
   } catch (error) {
-    if (!gone.signal.aborted) throw error;
+    if (!isGone) throw error;
   } finally {
-    out.off('close', stop);
+    out.off('close', onClose);
   }
 }
 

@@ -234,7 +234,10 @@ export interface NetworkCounters {
 }
 
 export type OutputStream = 'stdout' | 'stderr';
-/** A run of bytes of one stream, in the order they were written; at most 1 MiB. The bytes belong to the reader. */
+/**
+ * A run of bytes of one stream, in the order they were written; at most 1 MiB. Good until the reader asks for the next
+ * one: their memory is used again.
+ */
 export interface OutputChunk {
   readonly stream: OutputStream;
   readonly bytes: Buffer;

@@ -23,8 +23,8 @@ const ZULU = Buffer.from('Z ');
 const TELLING_AT = STREAM_AT + 3;
 const LETTER_O = 0x6f;
 const LETTER_E = 0x65;
-/** conmon reads 8192 bytes at a time; a line longer than this was not written by it. */
-const RECORD_MAX_BYTES = 64 * 1024;
+/** conmon reads 8192 bytes at a time; a line longer than this was not written by it. Smaller than any reader's buffer. */
+const RECORD_MAX_BYTES = 32 * 1024;
 
 export interface DecodeOptions {
   /** Default: both. */
@@ -38,9 +38,16 @@ export interface DecodeOptions {
   readonly prefix?: string | undefined;
 }
 
+export interface Decoded {
+  /** They share memory that the next call writes over, none with what was decoded. */
+  readonly chunks: readonly OutputChunk[];
+  /** Bytes that are done with; those behind them are the beginning of a record, to be given again with what follows. */
+  readonly consumed: number;
+}
+
 export interface LogDecoder {
-  /** Decodes as many whole records as there are; the rest waits for the next call. Chunks do not share memory with `bytes`. */
-  decode(bytes: Buffer): OutputChunk[];
+  /** Decodes as many whole records as there are. */
+  decode(bytes: Buffer): Decoded;
   /** A record at or after `until` was seen: nothing more will come. */
   readonly isPast: boolean;
 }
@@ -53,7 +60,7 @@ export function createLogDecoder(options: DecodeOptions = {}): LogDecoder {
   const decorated = options.timestamps === true || prefix.length > 0;
   // Per stream, since partial records of both may lie between each other.
   const atLineStart = { stdout: true, stderr: true };
-  let rest: Buffer = Buffer.alloc(0);
+  const out = createChunkWriter();
   let isPast = false;
 
   const isWanted = (bytes: Buffer, start: number, stream: OutputStream): boolean => {
@@ -69,9 +76,8 @@ export function createLogDecoder(options: DecodeOptions = {}): LogDecoder {
     get isPast() {
       return isPast;
     },
-    decode(fresh) {
-      const bytes = rest.length === 0 ? fresh : Buffer.concat([rest, fresh]);
-      const out = createChunkWriter(bytes.length);
+    decode(bytes) {
+      out.begin(bytes.length);
       let start = 0;
       for (;;) {
         const newline = bytes.indexOf(NEWLINE, start);
@@ -91,9 +97,8 @@ export function createLogDecoder(options: DecodeOptions = {}): LogDecoder {
         }
         start = newline + 1;
       }
-      // A copy: the caller may reuse its buffer.
-      rest = bytes.length - start > RECORD_MAX_BYTES ? Buffer.alloc(0) : Buffer.from(bytes.subarray(start));
-      return out.chunks();
+      const isEndless = bytes.length - start > RECORD_MAX_BYTES;
+      return { chunks: out.finish(), consumed: isEndless ? bytes.length : start };
     },
   };
 }
@@ -108,18 +113,29 @@ function streamOf(bytes: Buffer, start: number, newline: number): OutputStream |
   return letter === LETTER_O ? 'stdout' : letter === LETTER_E ? 'stderr' : undefined;
 }
 
-/** Joins neighbours of one stream, so that millions of short lines become few chunks. */
-function createChunkWriter(sizeHint: number) {
-  let buffer: Buffer = Buffer.allocUnsafe(sizeHint);
+/**
+ * Joins neighbours of one stream, so that millions of short lines become few chunks. It keeps its buffer: one for each
+ * piece of log would have the garbage collector, which counts such bytes, do more work than all the rest.
+ */
+function createChunkWriter() {
+  let room: Buffer = Buffer.alloc(0);
+  let buffer = room;
   let begin = 0;
   let end = 0;
   let current: OutputStream = 'stdout';
-  const chunks: OutputChunk[] = [];
+  let chunks: OutputChunk[] = [];
   const flush = () => {
     if (end > begin) chunks.push({ stream: current, bytes: buffer.subarray(begin, end) });
     begin = end;
   };
   return {
+    begin(sizeHint: number) {
+      if (room.length < sizeHint) room = Buffer.allocUnsafeSlow(sizeHint);
+      buffer = room;
+      begin = 0;
+      end = 0;
+      chunks = [];
+    },
     append(stream: OutputStream, source: Buffer, range: { readonly start: number; readonly end: number }) {
       if (stream !== current) flush();
       current = stream;
@@ -127,14 +143,14 @@ function createChunkWriter(sizeHint: number) {
       if (end + size > buffer.length) {
         // Only decorations make the output longer than its records.
         flush();
-        buffer = Buffer.allocUnsafe(Math.max(sizeHint, size));
+        buffer = Buffer.allocUnsafe(Math.max(room.length, size));
         begin = 0;
         end = 0;
       }
       source.copy(buffer, end, range.start, range.end);
       end += size;
     },
-    chunks(): OutputChunk[] {
+    finish(): readonly OutputChunk[] {
       flush();
       return chunks;
     },

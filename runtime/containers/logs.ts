@@ -70,7 +70,7 @@ export interface ContainerLog {
   end(): Promise<LogPosition>;
   /** Where the last `lines` lines begin. */
   tail(lines: number): Promise<LogPosition>;
-  /** Output in the order in which it was written. */
+  /** Output in the order in which it was written. A chunk's bytes are gone when the next one is asked for. */
   read(options: LogReadOptions): AsyncGenerator<OutputChunk, void, undefined>;
   /** Begins a new segment when `current` is larger than the limit, or always: what an earlier process left must be rotated first. */
   rotate(writer: LogWriter, options?: { readonly always?: boolean }): Promise<void>;
@@ -169,7 +169,9 @@ class SegmentedLog implements ContainerLog {
     const cursor = { segment: options.from.segment };
     let byte = options.from.byte;
     let handle: FileHandle | undefined;
-    let buffer = Buffer.allocUnsafe(READ_MIN_BYTES);
+    let buffer = Buffer.allocUnsafeSlow(READ_MIN_BYTES);
+    /** Of a record that is not whole yet; at the buffer's beginning. */
+    let kept = 0;
 
     let isDone = follow === undefined;
     let isIdle = false;
@@ -197,15 +199,22 @@ class SegmentedLog implements ContainerLog {
         const isLast = isDone && !isSealed;
         const changed = isIdle ? new Promise<void>((resolve) => (wake = resolve)) : undefined;
         handle ??= await this.#open(cursor.segment);
-        const bytesRead = handle === undefined ? 0 : (await handle.read(buffer, 0, buffer.length, byte)).bytesRead;
+        const space = buffer.length - kept;
+        const bytesRead = handle === undefined ? 0 : (await handle.read(buffer, kept, space, byte)).bytesRead;
         if (bytesRead > 0) {
           byte += bytesRead;
+          const filled = kept + bytesRead;
+          const { chunks, consumed } = decoder.decode(buffer.subarray(0, filled));
           isHeld = true;
-          yield* decoder.decode(buffer.subarray(0, bytesRead));
+          yield* chunks;
           isHeld = false;
           if (decoder.isPast) return;
-          if (bytesRead === buffer.length) {
-            if (buffer.length < READ_MAX_BYTES) buffer = Buffer.allocUnsafe(READ_MAX_BYTES);
+          kept = filled - consumed;
+          const next =
+            filled === buffer.length && filled < READ_MAX_BYTES ? Buffer.allocUnsafeSlow(READ_MAX_BYTES) : buffer;
+          buffer.copy(next, 0, consumed, filled);
+          buffer = next;
+          if (bytesRead === space) {
             reportLag();
           } else if (!isLast && !isSealed) {
             // What prints much is not watched line by line: that would cost more than the reading.
@@ -221,6 +230,8 @@ class SegmentedLog implements ContainerLog {
           const { segment } = cursor;
           cursor.segment = this.#segments.find((number) => number > segment) ?? this.#current;
           byte = 0;
+          // Torn by a crash: the writer begins a segment with a whole record.
+          kept = 0;
           if (options.pin === true) await this.#prune();
           continue;
         }

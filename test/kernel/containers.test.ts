@@ -180,7 +180,8 @@ async function create(containers: Containers, cmd: readonly string[], body: Body
 
 async function textOf(chunks: AsyncIterable<OutputChunk>, stream?: 'stdout' | 'stderr'): Promise<string> {
   const parts: Buffer[] = [];
-  for await (const chunk of chunks) if (stream === undefined || chunk.stream === stream) parts.push(chunk.bytes);
+  for await (const chunk of chunks)
+    if (stream === undefined || chunk.stream === stream) parts.push(Buffer.from(chunk.bytes));
   return Buffer.concat(parts).toString();
 }
 

@@ -46,7 +46,8 @@ async function launch(
 
 async function collect(chunks: AsyncIterable<OutputChunk>, stream?: 'stdout' | 'stderr'): Promise<Buffer> {
   const parts: Buffer[] = [];
-  for await (const chunk of chunks) if (stream === undefined || chunk.stream === stream) parts.push(chunk.bytes);
+  for await (const chunk of chunks)
+    if (stream === undefined || chunk.stream === stream) parts.push(Buffer.from(chunk.bytes));
   return Buffer.concat(parts);
 }
 

@@ -9,9 +9,15 @@ function decode(log: string | Buffer, options: DecodeOptions & { readonly step?:
   const decoder = createLogDecoder(options);
   const bytes = Buffer.from(log);
   const step = options.step ?? bytes.length;
-  const chunks = [];
-  for (let i = 0; i < bytes.length; i += step) chunks.push(...decoder.decode(bytes.subarray(i, i + step)));
-  return chunks.map(({ stream, bytes: data }) => `${stream}:${data.toString('latin1')}`);
+  const texts: string[] = [];
+  let start = 0;
+  for (let end = step; start < bytes.length; end += step) {
+    const { chunks, consumed } = decoder.decode(bytes.subarray(start, end));
+    start += consumed;
+    texts.push(...chunks.map(({ stream, bytes: data }) => `${stream}:${data.toString('latin1')}`));
+    if (end >= bytes.length) break;
+  }
+  return texts;
 }
 
 it('joins neighbours of one stream and keeps their order', () => {
