@@ -1,8 +1,11 @@
 /** The containers' rows: run, exec and the memory of what is idle, beside dockerd and by the same docker client. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { busyboxImage, writeLayout } from '../fixtures/images.ts';
 import { berth, type Place, run, startEngine, startRegistry, succeed } from '../fixtures/programs.ts';
+import { crowdRows } from './crowd.ts';
 import { compete, milliseconds, type Row } from './measure.ts';
 import { type Engine, startBerthd, startDockerd } from './peers.ts';
 
@@ -10,6 +13,7 @@ import { type Engine, startBerthd, startDockerd } from './peers.ts';
 const COMMANDS = 5;
 const IDLE = 20;
 const MIB = 1 << 20;
+const GIB = 1 << 30;
 
 export async function containerRows(place: Place, runs: number): Promise<readonly Row[]> {
   await using registry = await startRegistry(place);
@@ -24,6 +28,8 @@ export async function containerRows(place: Place, runs: number): Promise<readonl
     ),
     await execRow({ ours, peer, runs, ratio: 0.7 }, image),
     await memoryRow({ ours, peer, runs: 1 }, image),
+    await logRow({ ours, peer, runs: 1 }, image),
+    ...(await crowdRows({ ours, peer, runs }, image)),
   ];
   return rows;
 }
@@ -102,6 +108,33 @@ async function memoryRow({ ours, peer, runs }: Sides, image: string): Promise<Ro
     unit: 'bytes',
     runs,
     budget: { kind: 'at-most', value: 4 * MIB },
+    ours: measure(ours),
+    peer: { name: peer.name, measure: measure(peer) },
+  });
+}
+
+/** A container that prints 1 GiB in lines of 100 bytes while a client reads along. */
+async function logRow({ ours, peer, runs }: Sides, image: string): Promise<Row> {
+  const script = `yes ${'x'.repeat(99)} | head -c ${GIB}`;
+  const measure = (engine: Engine) => async () => {
+    const took = await milliseconds(async () => {
+      const args = ['run', '--name', 'printer', '--network', 'none', image, 'sh', '-c', script];
+      const client = spawn('docker', ['-H', `unix://${engine.socketPath}`, ...args], {
+        stdio: ['ignore', 'pipe', 'inherit'],
+      });
+      let bytes = 0;
+      client.stdout.on('data', (chunk: Buffer) => (bytes += chunk.length));
+      await once(client, 'close');
+      if (bytes !== GIB) throw new Error(`${engine.name}: the client read ${bytes} bytes of ${GIB}`);
+    });
+    await engine.docker('rm', 'printer');
+    return (GIB / took) * 1000;
+  };
+  return compete({
+    what: 'output of a container, followed',
+    unit: 'bytes/s',
+    runs,
+    budget: { kind: 'ratio-at-least', value: 1 },
     ours: measure(ours),
     peer: { name: peer.name, measure: measure(peer) },
   });
