@@ -11,13 +11,13 @@
  * https://github.com/containers/conmon/blob/v2.1.6/docs/conmon.8.md
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { constants, type FSWatcher, watch } from 'node:fs';
+import { constants, type FSWatcher, type Stats, watch } from 'node:fs';
 import { mkdir, open, readdir, readFile, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
-import { AppError, hasCode } from '../../shared/errors.ts';
+import { AppError, hasCode, isKind } from '../../shared/errors.ts';
 import type { Log } from '../../shared/log.ts';
 import type { Cancelable } from '../../shared/streams.ts';
 import type { Cgroups } from '../kernel/cgroups.ts';
@@ -70,12 +70,15 @@ class ConmonSupervisor implements ContainerSupervisor {
   readonly #options: ConmonOptions;
   readonly #watched = new Set<ConmonWatch>();
   readonly #liveness: NodeJS.Timeout;
-  #monitorCgroup: Promise<string> | undefined;
+  #hasMonitorCgroup = false;
 
   constructor(options: ConmonOptions) {
     this.#options = options;
     this.#liveness = setInterval(() => {
-      for (const watched of this.#watched) void watched.checkLiveness();
+      for (const watched of this.#watched)
+        watched.checkLiveness().catch((error) => {
+          options.log.warn('it could not be seen whether a monitor lives', { error });
+        });
     }, LIVENESS_MS);
     this.#liveness.unref();
   }
@@ -158,7 +161,9 @@ class ConmonSupervisor implements ContainerSupervisor {
     const pid = (await readNumber(files.pid)) ?? 0;
     const state = await runtime.state(id);
     const exit = await readExit(files, id);
-    if (state === undefined && exit === undefined && pid === 0) {
+    const conmonPid = (await readNumber(files.conmonPid)) ?? 0;
+    // Either nothing was started, or putting away what had ended was cut off.
+    if (state === undefined && exit === undefined && (pid === 0 || !(await isConmon(conmonPid)))) {
       await rm(files.directory, { recursive: true, force: true });
       return undefined;
     }
@@ -236,9 +241,24 @@ class ConmonSupervisor implements ContainerSupervisor {
     return watched;
   }
 
+  async #moveMonitor(pid: number): Promise<void> {
+    const { cgroups, cgroupParent } = this.#options;
+    const cgroup = `${cgroupParent}/${MONITORS}`;
+    if (this.#hasMonitorCgroup) {
+      try {
+        return await cgroups.add(cgroup, pid);
+      } catch (error) {
+        // Others of the host remove empty cgroups, too.
+        if (!isKind(error, 'unavailable')) throw error;
+      }
+    }
+    await cgroups.create(cgroup);
+    this.#hasMonitorCgroup = true;
+    await cgroups.add(cgroup, pid);
+  }
+
   async #spawn(request: SpawnRequest): Promise<Conmon> {
-    const { cgroups, cgroupParent, conmon = 'conmon' } = this.#options;
-    this.#monitorCgroup ??= cgroups.create(`${cgroupParent}/${MONITORS}`).then(() => `${cgroupParent}/${MONITORS}`);
+    const { conmon = 'conmon' } = this.#options;
     const child = spawn(conmon, request.args, {
       // 3: conmon tells the pid. 4: conmon waits for a byte. 5: conmon tells that its attach socket is open.
       stdio: ['ignore', 'ignore', 'pipe', 'pipe', 'pipe', request.waitForAttach === true ? 'pipe' : 'ignore'],
@@ -254,8 +274,8 @@ class ConmonSupervisor implements ContainerSupervisor {
     });
     const conmonProcess = new Conmon(request.id, child);
     try {
-      const [cgroup] = await Promise.all([this.#monitorCgroup, conmonProcess.spawned]);
-      await cgroups.add(cgroup, child.pid ?? 0).catch((error) => Promise.reject(conmonProcess.lastWords() ?? error));
+      await conmonProcess.spawned;
+      await this.#moveMonitor(child.pid ?? 0).catch((error) => Promise.reject(conmonProcess.lastWords() ?? error));
       await request.ready;
       conmonProcess.go();
       if (request.waitForAttach === true) await conmonProcess.attachable();
@@ -448,10 +468,10 @@ class ConmonWatch {
     this.exited = promise;
     this.#resolve = resolve;
     this.#watcher = watchIfThere(options.files.exits, (name) => {
-      if (name === options.exitName) void this.#check();
+      if (name === options.exitName) this.#look();
     });
     // It may have ended before we watched.
-    void this.#check();
+    this.#look();
   }
 
   /** A conmon that was killed writes no exit file, and nobody watches its container any more. */
@@ -467,6 +487,11 @@ class ConmonWatch {
 
   stop(): void {
     this.#watcher?.close();
+  }
+
+  /** What cannot be read just now, for want of descriptors or memory, is found by checkLiveness. */
+  #look(): void {
+    this.#check().catch(() => {});
   }
 
   async #check(): Promise<boolean> {
@@ -495,8 +520,17 @@ async function readExit(files: RunFiles, exitName: string): Promise<Exit | undef
   const path = join(files.exits, exitName);
   const code = await readNumber(path);
   if (code === undefined) return undefined;
-  const [info, oom] = await Promise.all([stat(path), stat(join(files.persist, 'oom')).catch(() => undefined)]);
-  return { code, oomKilled: oom !== undefined, finishedAt: info.mtime };
+  const [info, oom] = await Promise.all([path, join(files.persist, 'oom')].map(statIfThere));
+  return info === undefined ? undefined : { code, oomKilled: oom !== undefined, finishedAt: info.mtime };
+}
+
+async function statIfThere(path: string): Promise<Stats | undefined> {
+  try {
+    return await stat(path);
+  } catch (error) {
+    if (hasCode(error, 'ENOENT')) return undefined;
+    throw error;
+  }
 }
 
 async function readNumber(path: string): Promise<number | undefined> {
@@ -511,8 +545,13 @@ async function readNumber(path: string): Promise<number | undefined> {
 
 /** Process ids are used again, and a zombie keeps its own: a number from a file alone proves nothing. */
 async function isConmon(pid: number): Promise<boolean> {
-  const text = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '');
-  return / \(conmon\) [^ZX]/.test(text);
+  try {
+    return / \(conmon\) [^ZX]/.test(await readFile(`/proc/${pid}/stat`, 'utf8'));
+  } catch (error) {
+    // Anything else says nothing about the process.
+    if (hasCode(error, 'ENOENT', 'ESRCH')) return false;
+    throw error;
+  }
 }
 
 /** Writes to conmon's control fifo. Opening it fails with ENXIO until conmon reads it. */

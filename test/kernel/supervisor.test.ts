@@ -4,7 +4,7 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { expect, it } from 'vitest';
+import { expect, it, vi } from 'vitest';
 import type { OutputChunk } from '../../runtime/containers/containers.ts';
 import { type ContainerLog, openContainerLog } from '../../runtime/containers/logs.ts';
 import type { ContainerSupervisor, StdinMode, Supervised } from '../../runtime/containers/supervisor.ts';
@@ -184,6 +184,20 @@ it('notices that a monitor was killed', () =>
     expect((await adopted?.supervised.exited)?.code).toBe(137);
     await adopted?.supervised.delete();
     second.close();
+  }));
+
+it('makes the cgroup of the monitors anew when the host has removed it', () =>
+  withHost(async (run) => {
+    const { busybox } = run;
+    const first = await launch(run, 'c1', { args: ['true'] });
+    await first.container.start();
+    await first.container.exited;
+    await first.container.delete();
+    await vi.waitFor(() => busybox.cgroups.remove(`${busybox.cgroupParent}/monitors`), 5000);
+    const second = await launch(run, 'c2', { args: ['true'] });
+    await second.container.start();
+    expect((await second.container.exited).code).toBe(0);
+    await second.container.delete();
   }));
 
 it('makes a writer wait while the brake holds, and only then', () =>
