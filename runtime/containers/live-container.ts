@@ -13,7 +13,7 @@ import { AppError, isKind, messageOf } from '../../shared/errors.ts';
 import type { Cancelable } from '../../shared/streams.ts';
 import { startExitCode } from '../kernel/oci-runtime.ts';
 import { createAttachment } from './attachment.ts';
-import { type ContainerEvent, type ContainerRecord, exitCodeOf, isAlive, transition } from './container.ts';
+import { type ContainerEvent, type ContainerRecord, endedOf, exitCodeOf, isAlive, transition } from './container.ts';
 import { ContainerNetwork } from './container-network.ts';
 import type { ContainerStore } from './container-store.ts';
 import type {
@@ -32,7 +32,7 @@ import type { ContainerPorts, EtcPaths } from './ports.ts';
 import type { ExecRequest } from './request.ts';
 import { restartDelayMs, wantsRestart, wantsStartAtBoot } from './restart.ts';
 import { parseSignal } from './signals.ts';
-import type { Exit, LaunchRequest, StdinMode, Supervised } from './supervisor.ts';
+import type { Adopted, Exit, LaunchRequest, StdinMode, Supervised } from './supervisor.ts';
 
 const SIGKILL = 9;
 const DEFAULT_STOP_SECONDS = 10;
@@ -362,22 +362,27 @@ export class LiveContainer {
       return this.#forget();
     }
     if (state.status === 'dead') return;
-    const found = await this.#ports.supervisor.adopt(this.#launchRequest(await this.openLog()));
-    if (found !== undefined) {
-      if (!isAlive(this.#record.state))
-        await this.#apply({ type: 'started', at: this.#ports.now(), pid: found.supervised.pid });
+    const log = await this.openLog();
+    const found = await this.#ports.supervisor.adopt(this.#launchRequest(log));
+    if (found !== undefined && (await this.#isStored(found))) {
+      await found.supervised.delete();
+      await this.#ports.snapshots.unmount(this.id);
+    } else if (found !== undefined) {
+      if (!isAlive(state)) await this.#apply({ type: 'started', at: this.#ports.now(), pid: found.supervised.pid });
       const isPaused = this.#record.state.status === 'paused';
       if (found.status === 'paused' && !isPaused) await this.#apply({ type: 'paused' });
       if (found.status === 'running' && isPaused) await this.#apply({ type: 'unpaused' });
       this.#runs(found.supervised);
       if (found.status === 'ended') return this.#ended(found.supervised, await found.supervised.exited);
-      const log = await this.openLog();
-      // While nobody watched, the log has grown; and a rotation may have been cut off.
-      await log.rotate({ reopen: () => found.supervised.reopenLog(), gone: found.supervised.exited }, { always: true });
       void found.supervised.exited.then((exit) => this.#ended(found.supervised, exit));
       this.#ports.onStarted(this);
+      // While nobody watched, the log has grown; and a rotation may have been cut off.
+      await log
+        .rotate({ reopen: () => found.supervised.reopenLog(), gone: found.supervised.exited }, { always: true })
+        .catch((error) => this.#ports.log.warn('a log could not be rotated', { containerId: this.id, error }));
       return;
     }
+    if (state.status === 'exited' && hostConfig.AutoRemove) return this.#removeItself();
     if (isAlive(state)) {
       await this.#apply({ type: 'exited', exitCode: LOST_EXIT_CODE, oomKilled: false, at: this.#ports.now() });
       this.publish('die', { exitCode: String(LOST_EXIT_CODE) });
@@ -397,6 +402,13 @@ export class LiveContainer {
       }).catch((error) => {
         this.#ports.log.warn('a container could not be started again', { containerId: this.id, error });
       });
+  }
+
+  /** Whether the record tells of this end already, and only putting the run away was cut off. */
+  async #isStored({ status, supervised }: Adopted): Promise<boolean> {
+    if (status !== 'ended') return false;
+    const { finishedAt } = await supervised.exited;
+    return endedOf(this.#record.state)?.finishedAt.getTime() === finishedAt.getTime();
   }
 
   /** Stops watching. */

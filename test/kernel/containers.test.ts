@@ -1,8 +1,10 @@
 import { randomBytes, randomInt } from 'node:crypto';
-import { access, mkdir } from 'node:fs/promises';
+import { access, mkdir, utimes, writeFile } from 'node:fs/promises';
 import { cpus, release, totalmem } from 'node:os';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { expect, it, vi } from 'vitest';
+import { type ContainerRecord, endedOf, exitCodeOf } from '../../runtime/containers/container.ts';
 import { CONTAINER_MIGRATIONS, type ContainerTables } from '../../runtime/containers/container-store.ts';
 import type { Containers, OutputChunk } from '../../runtime/containers/containers.ts';
 import { createContainers, type LocalContainers } from '../../runtime/containers/containers-local.ts';
@@ -427,6 +429,39 @@ it('checks health, and tells when it changes', () =>
       expect.arrayContaining(['health_status: healthy', 'health_status: unhealthy']),
     );
     await containers.remove('c1', { force: true });
+  }));
+
+it('takes an end in once, though the engine was killed before it had put the run away', () =>
+  withPlace(async ({ host, engine }) => {
+    const first = await engine();
+    const again = { HostConfig: { RestartPolicy: { Name: 'on-failure' } } };
+    const ids = [
+      await create(first.containers, sh('exit 3'), again, 'kept'),
+      await create(first.containers, sh('exit 4'), {}, 'unneeded'),
+    ];
+    const before: ContainerRecord[] = [];
+    for (const id of ids) {
+      await first.containers.start(id);
+      await (await first.containers.wait(id, { condition: 'next-exit' })).result;
+      await first.containers.stop(id);
+      before.push((await first.containers.inspect(id)).record);
+    }
+    await first.kill();
+    for (const { id, state } of before) {
+      const exits = join(host.runDir, 'containers', id, 'exits');
+      await mkdir(exits, { recursive: true });
+      await writeFile(join(exits, id), String(exitCodeOf(state)));
+      const at = endedOf(state)?.finishedAt ?? new Date(0);
+      await utimes(join(exits, id), at, at);
+    }
+    using database = new DatabaseSync(join(host.root, 'engine.db'));
+    const rm = `update container set record = json_set(record, '$.hostConfig.AutoRemove', json('true')) where name = 'unneeded'`;
+    database.exec(rm);
+
+    const second = await engine();
+    expect((await second.containers.list({ all: true })).map(({ record }) => record)).toEqual([before[0]]);
+    expect(second.events.map(({ action }) => action)).toEqual(['destroy']);
+    await second.containers.remove('kept');
   }));
 
 it('keeps everything across a kill of the engine', () =>
