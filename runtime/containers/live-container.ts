@@ -528,6 +528,8 @@ export class LiveContainer {
     this.publish('die', { exitCode: String(exitCode), execDuration: String(Math.floor(ranMs / 1000)) });
     // At once: whoever starts the next container may want the same ports.
     const disconnected = isRestarted ? undefined : this.#network.close();
+    // A failure is taken below; before that it must not end the engine.
+    disconnected?.catch(() => {});
     this.#teardown = stored
       .then(() => supervised.delete())
       .then(() => Promise.all([this.#ports.snapshots.unmount(this.id), disconnected]))
