@@ -55,9 +55,10 @@ export async function openAccessControl(options: AccessControlOptions): Promise<
     return () => file.current();
   };
   const { passwordFile, policyFile } = config;
-  if (passwordFile === undefined && policyFile === undefined && config.outsideIssuer === undefined)
+  const limitTo = (perMinute: number) => createRateLimit({ perMinute, now });
+  if (!hasUsers(config))
     return {
-      access: createOpenAccess(options),
+      access: createOpenAccess({ ...options, requests: limitTo(config.anonymousRequestsPerMinute) }),
       tokenEndpoint: undefined,
       quotaBytes: () => undefined,
       [Symbol.asyncDispose]: async () => {},
@@ -90,7 +91,6 @@ export async function openAccessControl(options: AccessControlOptions): Promise<
     verifyToken = ownTokenVerifier(tokens, (name) => accounts.fingerprint(name) !== undefined);
   }
 
-  const limitTo = (perMinute: number) => createRateLimit({ perMinute, now });
   const authentication = createAuthentication({
     accounts,
     policy,
@@ -115,21 +115,22 @@ export async function openAccessControl(options: AccessControlOptions): Promise<
   };
 }
 
+/** Without, everybody is somebody without a name. */
+function hasUsers({ passwordFile, policyFile, outsideIssuer }: AccessConfig): boolean {
+  return passwordFile !== undefined || policyFile !== undefined || outsideIssuer !== undefined;
+}
+
 /** Clients take tokens that live shorter for broken, by the specification. */
 const TOKEN_LIFE_MIN_MS = 60_000;
 
-function assertConsistent({
-  outsideIssuer,
-  outsideKeysFile,
-  tokenRealm,
-  tokenService,
-  tokenLifeMs,
-}: AccessConfig): void {
+function assertConsistent(config: AccessConfig): void {
+  const { outsideIssuer, outsideKeysFile, tokenRealm, tokenService, tokenLifeMs } = config;
   const refuse = (why: string) => new AppError('invalid', `cannot use the configuration: ${why}`);
   if ((outsideIssuer === undefined) !== (outsideKeysFile === undefined))
     throw refuse('outsideIssuer and outsideKeysFile belong together');
   if (outsideIssuer !== undefined && tokenRealm === undefined)
     throw refuse('outsideIssuer needs tokenRealm, the URL where clients get its tokens');
+  if (tokenRealm !== undefined && !hasUsers(config)) throw refuse('tokenRealm needs users: passwordFile or policyFile');
   if (tokenRealm !== undefined && !/^https?:\/\/[^\s"\\]+$/.test(tokenRealm))
     throw refuse('tokenRealm is no web address');
   if (!/^[\x21\x23-\x5b\x5d-\x7e]+$/.test(tokenService)) throw refuse('tokenService has spaces or quotes');

@@ -8,7 +8,7 @@ import { type Access, type Action, ALLOWED, ANONYMOUS, type Caller, type Decisio
 import type { Accounts } from './accounts.ts';
 import { type Challenger, scopeOf } from './challenge.ts';
 import type { Policy } from './policy.ts';
-import { networkOf, type RateLimit } from './rate-limit.ts';
+import { assertWithin, networkOf, type RateLimit } from './rate-limit.ts';
 
 /** undefined = it is no valid token of anybody whom we know. */
 export type TokenVerifier = (token: string) => Promise<Identity | undefined>;
@@ -125,15 +125,6 @@ export function createAuthentication(ports: AuthenticationPorts): Authentication
       challenge: challenge(action, token === undefined ? undefined : 'insufficient_scope'),
     };
   }
-}
-
-/** @throws OciError TOOMANYREQUESTS with the seconds after which it may work */
-function assertWithin(waitMs: number, what: string): void {
-  if (waitMs === 0) return;
-  const seconds = Math.ceil(waitMs / 1_000);
-  throw new OciError('TOOMANYREQUESTS', `cannot answer: ${what}, try again in ${seconds} s`, {
-    headers: { 'retry-after': String(seconds) },
-  });
 }
 
 /** Whether immutability forbids it, which holds for everybody. */

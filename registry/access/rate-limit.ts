@@ -1,5 +1,6 @@
 /** Token buckets by key, in memory: a burst of one minute's worth, then an even flow. */
 import type { IncomingMessage } from 'node:http';
+import { OciError } from '../oci-errors.ts';
 
 export interface RateLimit {
   /** Takes one. 0 = taken; otherwise nothing was, and it is the milliseconds until there is one. */
@@ -55,4 +56,13 @@ export function networkOf(address: IncomingMessage['socket']['remoteAddress']): 
   const after = tail === undefined || tail === '' ? [] : tail.split(':');
   const all = tail === undefined ? groups : [...groups, ...Array(8 - groups.length - after.length).fill('0'), ...after];
   return `${all.slice(0, 4).join(':')}::/64`;
+}
+
+/** `waitMs` is what a limit answered, 0 lets pass. @throws OciError TOOMANYREQUESTS with the seconds after which it may work */
+export function assertWithin(waitMs: number, what: string): void {
+  if (waitMs === 0) return;
+  const seconds = Math.ceil(waitMs / 1_000);
+  throw new OciError('TOOMANYREQUESTS', `cannot answer: ${what}, try again in ${seconds} s`, {
+    headers: { 'retry-after': String(seconds) },
+  });
 }

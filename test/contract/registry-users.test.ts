@@ -9,7 +9,7 @@ import { hash } from 'bcrypt';
 import { SignJWT } from 'jose';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { PROGRAM } from '../../registry/config.ts';
-import { type Registry, startRegistry } from '../../registry/registry.ts';
+import { startRegistry } from '../../registry/registry.ts';
 import type { Route } from '../../registry/routes.ts';
 import { loadConfig } from '../../shared/config.ts';
 import { digestOf } from '../../shared/digest.ts';
@@ -40,7 +40,9 @@ interface Running extends AsyncDisposable {
 const basic = (user: string) => `Basic ${Buffer.from(`${user}:secret`).toString('base64')}`;
 
 async function start(policy: string, args: (url: string) => readonly string[] = () => []): Promise<Running> {
+  await using undo = new AsyncDisposableStack();
   const directory = await mkdtempDisposable(join(tmpdir(), 'berth-users-'));
+  undo.defer(() => directory.remove());
   const [root, port] = [directory.path, await freePort()];
   const secret = await hash('secret', 4);
   const names = ['ann', 'bob', 'carl'];
@@ -52,22 +54,21 @@ async function start(policy: string, args: (url: string) => readonly string[] = 
   const { config } = loadConfig(PROGRAM, { argv, env: {} });
   const log: Record<string, unknown>[] = [];
   const destination = { write: (line: string) => void log.push(JSON.parse(line)) };
-  const registry: Registry = await startRegistry({
+  const registry = await startRegistry({
     config,
     log: createLog({ component: 'registry', level: 'info', destination }),
     now: () => new Date(),
     randomId: () => crypto.randomUUID(),
   });
+  undo.use(registry);
+  const owned = undo.move();
   return {
     url,
     root,
     log,
     as: (user, method, path, { headers = {}, ...more } = {}) =>
       ask(url, method, path, { headers: { ...(user && { authorization: basic(user) }), ...headers }, ...more }),
-    async [Symbol.asyncDispose]() {
-      await registry[Symbol.asyncDispose]();
-      await directory.remove();
-    },
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };
 }
 
@@ -394,6 +395,22 @@ describe('tokens of an outside issuer', () => {
     expect((await send(await tokenFor(['pull'], 'elsewhere'), 'GET', '/v2/')).status).toBe(401);
     expect((await ask(registry.url, 'GET', '/auth/token')).status).toBe(404);
     await directory.remove();
+  });
+});
+
+describe('options that contradict each other', () => {
+  it.each([
+    [['--outside-issuer', 'i'], 'belong together'],
+    [['--outside-issuer', 'i', '--outside-keys-file', '/none'], 'needs tokenRealm'],
+    [['--token-realm', 'registry.example.com'], 'no web address'],
+    [['--token-realm', 'https://a"b/'], 'no web address'],
+    [['--token-service', 'a b'], 'spaces'],
+    [['--token-life-ms', '30s'], '60 seconds'],
+    [['--policy-file', '/none/policy'], 'cannot read "/none/policy"'],
+    [['--tls-key-file', '/none'], 'together'],
+    [['--tls-key-file', '/none', '--tls-certificate-file', '/none'], 'cannot use certificate "/none"'],
+  ])('%j', async (args, message) => {
+    await expect(start(POLICY, () => args)).rejects.toThrow(message);
   });
 });
 
