@@ -18,6 +18,7 @@ import { createBlobHandlers } from './handlers/blobs.ts';
 import { createCatalogHandlers } from './handlers/catalog.ts';
 import { createManifestHandlers } from './handlers/manifests.ts';
 import { createReferrerHandlers } from './handlers/referrers.ts';
+import { createRepositoryHandlers } from './handlers/repositories.ts';
 import { createTagHandlers } from './handlers/tags.ts';
 import { createUploadHandlers } from './handlers/uploads.ts';
 import type { Limits } from './limits.ts';
@@ -31,6 +32,8 @@ export interface AppOptions {
   readonly metrics: Metrics;
   /** False while draining: load balancers then look elsewhere. */
   readonly isServing: () => boolean;
+  /** Takes nothing from clients: for the time of a move or a backup. */
+  readonly readOnly?: boolean | undefined;
   /** Where tokens are given, if they are given here. */
   readonly tokenEndpoint?: TokenEndpoint | undefined;
 }
@@ -45,7 +48,7 @@ export function createApp(ports: RegistryPorts, options: AppOptions): Koa {
 
   const audit = createAudit(log.child({ component: 'audit' }));
   const router = new Router();
-  router.all(/^\/v2(?:\/|$)/, createDispatch(ports, audit));
+  router.all(/^\/v2(?:\/|$)/, createDispatch(ports, audit, options));
   if (tokenEndpoint !== undefined) router.all(TOKEN_PATH, (ctx) => audit.refusals(ctx, {}, () => tokenEndpoint(ctx)));
   addOperations(router, ports, options);
   app.use(router.routes());
@@ -143,7 +146,11 @@ function answer(ctx: Context, error: OciError, requestId: string): void {
 
 type HandlerTable = { readonly [K in Route['kind']]: Handlers<K> };
 
-function createDispatch(ports: RegistryPorts, audit: Audit): (ctx: Context) => Promise<void> {
+function createDispatch(
+  ports: RegistryPorts,
+  audit: Audit,
+  { readOnly = false }: Pick<AppOptions, 'readOnly'>,
+): (ctx: Context) => Promise<void> {
   const { access } = ports;
   const table: HandlerTable = {
     base: {
@@ -167,6 +174,7 @@ function createDispatch(ports: RegistryPorts, audit: Audit): (ctx: Context) => P
     blob: createBlobHandlers(ports),
     manifest: createManifestHandlers(ports),
     referrers: createReferrerHandlers(ports),
+    repository: createRepositoryHandlers(ports),
     ...createUploadHandlers(ports),
   };
 
@@ -177,9 +185,18 @@ function createDispatch(ports: RegistryPorts, audit: Audit): (ctx: Context) => P
     await audit.record(ctx, who, async () => {
       const identity = await access.authenticate({ headers: ctx.headers, remoteAddress: ctx.req.socket.remoteAddress });
       who.identity = identity;
+      if (readOnly) assertRead(ctx.method);
       await handle(table, route, { ctx, identity, query: new URLSearchParams(ctx.querystring) });
     });
   };
+}
+
+/** @throws OciError UNSUPPORTED, as Distribution answers it */
+function assertRead(method: string): void {
+  if (method === 'GET' || method === 'HEAD') return;
+  throw new OciError('UNSUPPORTED', `cannot ${method}: this registry is in read-only mode, try again later`, {
+    headers: { allow: 'GET, HEAD' },
+  });
 }
 
 async function handle<K extends Route['kind']>(

@@ -1,9 +1,18 @@
 /** The options of berth-registry, for flags, environment (BERTH_REGISTRY_…) and file alike. */
-import { type Config, choiceOption, durationOption, flagOption, type Program, textOption } from '../shared/config.ts';
+import {
+  bytesOption,
+  type Config,
+  choiceOption,
+  durationOption,
+  flagOption,
+  type Program,
+  textOption,
+} from '../shared/config.ts';
 import { AppError } from '../shared/errors.ts';
 import { LOG_LEVELS } from '../shared/log.ts';
 import { ACCESS_OPTIONS } from './access/options.ts';
 import { LIMIT_OPTIONS } from './limits.ts';
+import { retentionOption } from './upkeep/retention.ts';
 import { webhooksOption } from './webhooks/options.ts';
 
 const OPTIONS = {
@@ -20,6 +29,23 @@ const OPTIONS = {
   }),
   gcUntagged: flagOption({
     description: 'collect manifests without a tag, too; whoever pulls by digest would miss them',
+    default: false,
+  }),
+  scrubIntervalMs: durationOption({
+    description: 'time from the beginning of one scrub of all blobs to that of the next; 0 = only by command',
+    default: 14 * 24 * 3_600_000,
+  }),
+  scrubBytesPerSecond: bytesOption({
+    description: 'how fast a scrub reads, so that pulls have the disk; 0 = as fast as it can',
+    default: 16 << 20,
+  }),
+  retention: retentionOption,
+  retentionIntervalMs: durationOption({
+    description: 'time between applications of the retention rules; 0 = only by command',
+    default: 3_600_000,
+  }),
+  readOnly: flagOption({
+    description: 'take no pushes and deletes, and do no upkeep: for the time of a move or a backup',
     default: false,
   }),
   logLevel: choiceOption({ description: 'least important lines to log', choices: LOG_LEVELS, default: 'info' }),

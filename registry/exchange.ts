@@ -5,11 +5,13 @@ import type { Access, Action, Identity } from './access/access.ts';
 import { assertAllowed } from './access/access.ts';
 import type { Limits } from './limits.ts';
 import type { Storage, TagGuard } from './metadata/index.ts';
+import type { UpkeepIndex } from './metadata/upkeep.ts';
 import type { Route } from './routes.ts';
 import type { PullTimes } from './upkeep/pull-times.ts';
 import type { EventSink } from './webhooks/events.ts';
 
 export interface RegistryPorts extends Storage {
+  readonly index: Storage['index'] & UpkeepIndex;
   readonly access: Access;
   /** Most bytes of a repository; undefined = no quota. */
   readonly quotaBytes?: ((repository: string) => number | undefined) | undefined;

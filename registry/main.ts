@@ -9,7 +9,7 @@ import { AppError, isKind, messageOf } from '../shared/errors.ts';
 import { createLog } from '../shared/log.ts';
 import { hashPasswordLine, revokeTokens, rotateKeys } from './access/commands.ts';
 import { PROGRAM, type RegistryConfig } from './config.ts';
-import { fsck, gc, type MaintenanceOptions } from './maintenance.ts';
+import { fsck, gc, type MaintenanceOptions, remove, retain, scrubBlobs } from './maintenance.ts';
 import { openStorage, startRegistry } from './registry.ts';
 
 const USAGE = `Usage: berth-registry COMMAND [options]
@@ -19,7 +19,10 @@ A registry of container images and other OCI artifacts.
 Commands:
   serve                 answer clients until SIGTERM
   gc [--dry-run]        free what no manifest needs, also beside a registry that serves; --dry-run only tells
+  retention [--dry-run] remove what the retention rules do not keep, and free its bytes
   fsck                  compare metadata and bytes; status 1 when something is missing
+  scrub                 read all blobs again, quarantine bad ones; status 1 when there were some
+  remove NAME           remove a repository with its tags, and free its bytes
   hash-password [NAME]  read a password from stdin, print its line for the password file
   keys rotate           sign tokens with a new key from now on
   tokens revoke NAME    make an account's logins void that kept a refresh token
@@ -55,19 +58,38 @@ async function accessCommand(words: readonly string[], config: RegistryConfig): 
   return true;
 }
 
+/** false = it is none. */
+async function upkeepCommand(
+  words: readonly string[],
+  { config, dryRun }: { readonly config: RegistryConfig; readonly dryRun: boolean },
+): Promise<boolean> {
+  const [command, name] = words;
+  const options = maintenance(config);
+  if (command === 'remove' && name !== undefined && words.length === 2) await remove(options, name);
+  else if (words.length !== 1) return false;
+  else if (command === 'gc') await gc(options, { dryRun });
+  else if (command === 'retention') await retain(options, { dryRun });
+  else if (command === 'fsck') process.exitCode = (await fsck(options)) ? 0 : 1;
+  else if (command === 'scrub') process.exitCode = (await scrubBlobs(options)) ? 0 : 1;
+  else return false;
+  return true;
+}
+
+const DRY_RUN = '--dry-run';
+const DRY_COMMANDS: readonly (string | undefined)[] = ['gc', 'retention'];
+
 async function main(given: readonly string[]): Promise<void> {
-  // Belongs to one command, so it is no option of the program.
-  const dryRun = given[0] === 'gc' && given.includes('--dry-run');
-  const argv = dryRun ? given.filter((argument) => argument !== '--dry-run') : given;
+  // Belongs to some commands only, so it is no option of the program.
+  const dryRun = DRY_COMMANDS.includes(given[0]) && given.includes(DRY_RUN);
+  const argv = dryRun ? given.filter((argument) => argument !== DRY_RUN) : given;
   const loaded = loadConfig(PROGRAM, { argv, env: process.env, defaultFile: '/etc/berth/registry.yaml' });
-  const [command, ...rest] = loaded.positionals;
+  const { positionals: words, config } = loaded;
   if (loaded.request === 'help') process.stdout.write(USAGE + describeOptions(PROGRAM));
   else if (loaded.request === 'print-config') process.stdout.write(printConfig(PROGRAM, loaded));
-  else if (command === 'serve' && rest.length === 0) await serve(loaded.config);
-  else if (command === 'gc' && rest.length === 0) await gc(maintenance(loaded.config), { dryRun });
-  else if (command === 'fsck' && rest.length === 0) process.exitCode = (await fsck(maintenance(loaded.config))) ? 0 : 1;
-  else if (await accessCommand(loaded.positionals, loaded.config)) return;
-  else throw new AppError('invalid', `cannot run ${JSON.stringify(loaded.positionals.join(' '))}: see --help`);
+  else if (words[0] === 'serve' && words.length === 1) await serve(config);
+  else if (await upkeepCommand(words, { config, dryRun })) return;
+  else if (await accessCommand(words, config)) return;
+  else throw new AppError('invalid', `cannot run ${JSON.stringify(words.join(' '))}: see --help`);
 }
 
 try {

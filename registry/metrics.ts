@@ -6,6 +6,7 @@
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { Route } from './routes.ts';
 import type { GarbageReport } from './upkeep/gc.ts';
+import type { RetentionReport } from './upkeep/retention.ts';
 
 /** `other` is what is no path of the API. */
 export type RouteLabel = Route['kind'] | 'other';
@@ -23,6 +24,9 @@ export interface Metrics {
   begin(route: RouteLabel): void;
   end(answered: Answered): void;
   collected(report: GarbageReport): void;
+  scrubbed(read: { readonly blobs: number; readonly bytes: number }): void;
+  quarantined(): void;
+  retained(report: RetentionReport): void;
   readonly contentType: string;
   /** The text format of Prometheus. */
   text(): Promise<string>;
@@ -43,6 +47,10 @@ export function createMetrics(): Metrics {
   const collections = counter('collections_total', 'Garbage collections that ran to their end.');
   const freed = counter('collected_bytes_total', 'Bytes that garbage collection gave back to the disk.');
   const removed = counter('collected_total', 'What garbage collection removed.', ['kind']);
+  const scrubbed = counter('scrubbed_total', 'Blobs that were read again and compared with their digest.');
+  const scrubbedBytes = counter('scrubbed_bytes_total', 'Bytes of blobs that were read again.');
+  const quarantined = counter('quarantined_total', 'Blobs whose bytes were found to be wrong or missing.');
+  const retained = counter('retention_removed_total', 'What retention removed.', ['kind']);
   const duration = new Histogram({
     name: 'berth_registry_request_seconds',
     help: 'From the head of a request to the end of its answer.',
@@ -70,6 +78,14 @@ export function createMetrics(): Metrics {
       collections.inc();
       freed.inc(freedBytes);
       for (const [kind, count] of Object.entries(counts)) removed.inc({ kind }, count);
+    },
+    scrubbed({ blobs, bytes }) {
+      scrubbed.inc(blobs);
+      scrubbedBytes.inc(bytes);
+    },
+    quarantined: () => quarantined.inc(),
+    retained(report) {
+      for (const [kind, count] of Object.entries(report)) retained.inc({ kind }, count);
     },
     contentType: register.contentType,
     text: () => register.metrics(),

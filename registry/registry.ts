@@ -4,13 +4,14 @@
  *
  *   <root>/registry.db      metadata (metadata/schema.ts)
  *   <root>/blobs, ingest    bytes (shared/blob-store-fs.ts)
+ *   <root>/quarantine       bytes that went bad (upkeep/quarantine.ts)
  */
 import { once } from 'node:events';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createFsBlobStore, type FsBlobStore } from '../shared/blob-store-fs.ts';
 import { type Database, openDatabase } from '../shared/database.ts';
-import { AppError, hasCode, isKind, messageOf } from '../shared/errors.ts';
+import { AppError, hasCode, messageOf } from '../shared/errors.ts';
 import type { Log } from '../shared/log.ts';
 import { openAccessControl } from './access/assemble.ts';
 import { openTls, type Tls } from './access/tls.ts';
@@ -18,9 +19,11 @@ import { createApp, createHttpServer, type HttpServer } from './app.ts';
 import { type ListenAddress, parseListenAddress, type RegistryConfig } from './config.ts';
 import { METADATA_MIGRATIONS, type MetadataTables } from './metadata/schema.ts';
 import { createSqlIndex, type SqlIndex } from './metadata/sql.ts';
-import { createMetrics, type Metrics } from './metrics.ts';
-import { bytesOf, collectGarbage } from './upkeep/gc.ts';
+import { createMetrics } from './metrics.ts';
+import { startUpkeep, type UpkeepPorts } from './upkeep/background.ts';
+import { bytesOf } from './upkeep/gc.ts';
 import { createPullTimes } from './upkeep/pull-times.ts';
+import { createQuarantine } from './upkeep/quarantine.ts';
 import { openWebhooks } from './webhooks/webhooks.ts';
 
 export interface Registry extends AsyncDisposable {
@@ -53,11 +56,14 @@ export async function startRegistry({ config, log, now, randomId }: RegistryOpti
   }, PULL_TIMES_FLUSH_MS);
   undo.defer(() => clearInterval(flushing));
 
-  if (config.gcIntervalMs > 0) undo.use(collectRegularly({ index, blobs, metrics, config, log, now, randomId }));
-
   const anonymousWrites =
     config.anonymousWrites === 'always' || (config.anonymousWrites === 'loopback' && address.isLoopback);
   const control = undo.use(await openAccessControl({ config, database, anonymousWrites, log, now, randomId }));
+  const { isImmutable } = control;
+  if (!config.readOnly)
+    undo.use(
+      startUpkeep(upkeepPorts({ index, blobs }, { config, now, randomId }), { config, isImmutable, metrics, log }),
+    );
   const webhooks = undo.use(
     await openWebhooks({
       endpoints: config.webhooks,
@@ -81,7 +87,7 @@ export async function startRegistry({ config, log, now, randomId }: RegistryOpti
       now,
       randomId,
     },
-    { log, metrics, isServing: () => serving, tokenEndpoint: control.tokenEndpoint },
+    { log, metrics, isServing: () => serving, readOnly: config.readOnly, tokenEndpoint: control.tokenEndpoint },
   );
   const tls = await openConfiguredTls(config, log);
   if (tls !== undefined) undo.use(tls);
@@ -120,36 +126,13 @@ export async function openStorage(
   };
 }
 
-interface RegularCollection extends RegistryOptions, Pick<OpenStorage, 'index' | 'blobs'> {
-  readonly metrics: Metrics;
-}
-
-/** Disposing ends a running collection after its current step. */
-function collectRegularly({ index, blobs, metrics, config, log, now, randomId }: RegularCollection): AsyncDisposable {
-  const stop = new AbortController();
-  let running: Promise<void> = Promise.resolve();
-  const collect = async () => {
-    try {
-      const ports = { index, bytes: bytesOf(blobs), now, randomId };
-      const report = await collectGarbage(ports, { ...config, untagged: config.gcUntagged, signal: stop.signal });
-      metrics.collected(report);
-      log.info('garbage collected', { ...report });
-    } catch (error) {
-      // Another process of this registry may be at it, and shutting down is no failure.
-      if (isKind(error, 'conflict') || stop.signal.aborted) return;
-      log.error('garbage collection failed', { error });
-    }
-  };
-  const timer = setInterval(() => {
-    running = running.then(collect);
-  }, config.gcIntervalMs);
-  return {
-    async [Symbol.asyncDispose]() {
-      clearInterval(timer);
-      stop.abort();
-      await running;
-    },
-  };
+/** What upkeep works on, for the process that serves and for commands alike. */
+export function upkeepPorts(
+  { index, blobs }: Pick<OpenStorage, 'index' | 'blobs'>,
+  { config, now, randomId }: Omit<RegistryOptions, 'log'>,
+): UpkeepPorts {
+  const quarantine = createQuarantine({ root: config.root, pathOf: blobs.pathOf });
+  return { index, blobs, bytes: bytesOf(blobs), quarantine, now, randomId };
 }
 
 async function makeRoot(root: string): Promise<void> {

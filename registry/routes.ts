@@ -22,7 +22,8 @@ export type Route =
   | { readonly kind: 'upload'; readonly repository: string; readonly id: string }
   | { readonly kind: 'tags'; readonly repository: string }
   | { readonly kind: 'referrers'; readonly repository: string; readonly subject: Digest }
-  | { readonly kind: 'extensions'; readonly repository?: string };
+  | { readonly kind: 'extensions'; readonly repository?: string }
+  | { readonly kind: 'repository'; readonly repository: string };
 
 /** Slashes are allowed in names, so the end of the path decides; the greedy name takes the rest. */
 const SHAPES = [
@@ -34,6 +35,9 @@ const SHAPES = [
   { kind: 'referrers', pattern: /^(.+)\/referrers\/([^/]+)$/ },
   { kind: 'extensions', pattern: /^(.+)\/_oci\/ext\/discover$/ },
 ] as const;
+
+/** Below the name of our extension, which no repository can have. */
+const REPOSITORIES_PATH = '_berth/repositories/';
 
 /** Ids of upload sessions: what randomId makes, and what a BlobStore takes. */
 const UPLOAD_ID = /^[A-Za-z0-9_-]{1,128}$/;
@@ -49,6 +53,8 @@ export function parseRoute(path: string): Route | undefined {
   const rest = path.slice(4).replace(/%3a/gi, ':');
   if (rest === '_catalog') return { kind: 'catalog' };
   if (rest === '_oci/ext/discover') return { kind: 'extensions' };
+  if (rest.startsWith(REPOSITORIES_PATH))
+    return { kind: 'repository', repository: parseName(rest.slice(REPOSITORIES_PATH.length)) };
   for (const { kind, pattern } of SHAPES) {
     const match = pattern.exec(rest);
     if (match === null) continue;

@@ -31,6 +31,8 @@ export interface AccessControl extends AsyncDisposable {
   /** Present = tokens are given here. */
   readonly tokenEndpoint: TokenEndpoint | undefined;
   readonly quotaBytes: (repository: string) => number | undefined;
+  /** Tags that no retention removes. */
+  readonly isImmutable: (repository: string, tag: string) => boolean;
 }
 
 export interface AccessControlOptions {
@@ -61,6 +63,7 @@ export async function openAccessControl(options: AccessControlOptions): Promise<
       access: createOpenAccess({ ...options, requests: limitTo(config.anonymousRequestsPerMinute) }),
       tokenEndpoint: undefined,
       quotaBytes: () => undefined,
+      isImmutable: () => false,
       [Symbol.asyncDispose]: async () => {},
     };
 
@@ -111,6 +114,7 @@ export async function openAccessControl(options: AccessControlOptions): Promise<
     access: authentication,
     tokenEndpoint,
     quotaBytes: (repository) => policy().quotaBytes(repository),
+    isImmutable: (repository, tag) => policy().isImmutable(repository, tag),
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };
 }

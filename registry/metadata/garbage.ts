@@ -47,8 +47,6 @@ export interface GarbageIndex {
   /** Pins that have run out, and repositories that hold nothing since `before`: removed. */
   collectLeftovers(before: Date): Promise<void>;
 
-  /** Every blob row, for comparison with the bytes. */
-  blobs(cursor: Cursor | undefined): Promise<Batch<LinkedBlob>>;
   isBlobKnown(digest: Digest): Promise<boolean>;
   /** References that name nothing in their repository: there must be none. Children of indexes are left out. */
   danglingReferences(cursor: Cursor | undefined): Promise<Batch<CollectedManifest & { readonly missing: Digest }>>;

@@ -8,10 +8,10 @@
  *   upload (session)      blobPin (digest, until)      removal (digest: its bytes are about to go)
  *
  * Invariants, true between any two transactions and so after any crash:
- *  1. A repositoryBlob row implies a blob row; a blob row implies its bytes, whole and verified.
+ *  1. A repositoryBlob row implies a blob row; a blob row that is not quarantined implies its bytes, whole and verified.
  *  2. A manifestReference names something that its repository had when the manifest was written. Nothing removes it
  *     while the reference exists, but for a client that deletes a child of an index by its digest.
- *  3. A digest in `removal` has no blob row.
+ *  3. A digest in `removal` has no blob row, or a quarantined one.
  *
  * A push: (a) pin the digest, refused while it is in `removal`; (b) the store commits the bytes; (c) one transaction
  * writes blob and repositoryBlob; (d) one transaction checks that everything a manifest refers to is linked, and writes
@@ -22,6 +22,10 @@
  * without a live pin move to `removal`; then the bytes go; then the `removal` row. Rows first, bytes last. A crash
  * leaves `removal` rows, which the next collection ends. Only the holder of the lease `gc` removes bytes, and it looks
  * at the lease before each removal, so a collector that slept cannot remove what a later one gave free.
+ *
+ * Scrub: a blob whose bytes went bad is marked quarantined in a transaction that looks at the file once more; step (c)
+ * of a later push takes the mark off, since its step (b) has replaced the file. The bad file is moved aside as a
+ * removal is done: under the lease, without a live pin, with a `removal` row meanwhile.
  */
 import type { Generated } from 'kysely';
 import type { Migration } from '../../shared/database.ts';
@@ -52,12 +56,19 @@ export interface MetadataTables {
   };
   manifestReference: { repositoryId: number; manifest: Digest; digest: Digest };
   tag: { repositoryId: number; name: string; manifest: Digest; createdAt: number; updatedAt: number };
-  blob: { digest: Digest; sizeBytes: number; createdAt: number };
+  blob: {
+    digest: Digest;
+    sizeBytes: number;
+    createdAt: number;
+    /** Not null = its bytes are wrong or missing, and the blob is absent for everybody. */
+    quarantinedAt: Generated<number | null>;
+  };
   repositoryBlob: { repositoryId: number; digest: Digest; linkedAt: number; touchedAt: number };
   blobPin: { digest: Digest; expiresAt: number };
   removal: { digest: Digest; sizeBytes: number; decidedAt: number };
   upload: { id: string; repository: string; owner: string; algorithm: DigestAlgorithm; startedAt: number };
   lease: { name: string; holder: string; expiresAt: number };
+  progress: { name: string; position: string; startedAt: number; endedAt: number | null };
   refreshToken: {
     tokenHash: string;
     subject: string;
@@ -207,6 +218,19 @@ export const METADATA_MIGRATIONS: readonly Migration[] = [
         attempts integer not null
       ) strict`,
       'create index deliveryByEndpoint on delivery (endpoint, id)',
+    ],
+  },
+  {
+    name: 'registry-2-upkeep',
+    statements: [
+      'alter table blob add column quarantinedAt integer',
+      'create index blobQuarantined on blob (digest) where quarantinedAt is not null',
+      `create table progress (
+        name text primary key,
+        position text not null,
+        startedAt integer not null,
+        endedAt integer
+      ) strict, without rowid`,
     ],
   },
 ];

@@ -18,6 +18,7 @@ export function createBlobIndex(database: Database<MetadataTables>, options: Sql
       .innerJoin('blob', 'blob.digest', 'repositoryBlob.digest')
       .where('repository.name', '=', repository)
       .where('repositoryBlob.digest', '=', digest)
+      .where('blob.quarantinedAt', 'is', null)
       .select(['blob.digest', 'blob.sizeBytes', 'repositoryBlob.repositoryId', 'repositoryBlob.touchedAt'])
       .executeTakeFirst();
 
@@ -81,7 +82,8 @@ export function createBlobIndex(database: Database<MetadataTables>, options: Sql
         await transaction
           .insertInto('blob')
           .values({ digest, sizeBytes, createdAt: now() })
-          .onConflict((conflict) => conflict.column('digest').doNothing())
+          // The bytes that were just committed are good, whatever was there before.
+          .onConflict((conflict) => conflict.column('digest').doUpdateSet({ sizeBytes, quarantinedAt: null }))
           .execute();
         // The row without a link is how collection finds the bytes, which are there already.
         if (over === undefined) await link(transaction, repository, digest);
@@ -104,6 +106,7 @@ export function createBlobIndex(database: Database<MetadataTables>, options: Sql
           .innerJoin('blob', 'blob.digest', 'repositoryBlob.digest')
           .where('repository.name', '=', from)
           .where('repositoryBlob.digest', '=', digest)
+          .where('blob.quarantinedAt', 'is', null)
           .select('blob.sizeBytes')
           .executeTakeFirst();
         if (source === undefined) return undefined;

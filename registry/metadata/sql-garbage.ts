@@ -9,7 +9,7 @@ import type { MetadataTables } from './schema.ts';
 import { deleteManifest } from './sql-manifests.ts';
 
 /** Rows looked at in one transaction: some milliseconds. */
-const BATCH = 500;
+export const BATCH = 500;
 
 export function createGarbageIndex(
   database: Database<MetadataTables>,
@@ -46,35 +46,7 @@ export function createGarbageIndex(
         const found: CollectedManifest[] = [];
         for (const { repositoryId, digest, touchedAt, name } of rows) {
           if (touchedAt >= before.getTime()) continue;
-          const needed = await transaction
-            .selectFrom('manifest')
-            .where('manifest.repositoryId', '=', repositoryId)
-            .where('manifest.digest', '=', digest)
-            .where(({ or, exists, selectFrom }) =>
-              or([
-                exists(
-                  selectFrom('tag')
-                    .where('tag.repositoryId', '=', repositoryId)
-                    .where('tag.manifest', '=', digest)
-                    .select('tag.name'),
-                ),
-                exists(
-                  selectFrom('manifestReference')
-                    .where('manifestReference.repositoryId', '=', repositoryId)
-                    .where('manifestReference.digest', '=', digest)
-                    .select('manifestReference.digest'),
-                ),
-                exists(
-                  selectFrom('manifest as subject')
-                    .where('subject.repositoryId', '=', repositoryId)
-                    .whereRef('subject.digest', '=', 'manifest.subject')
-                    .select('subject.digest'),
-                ),
-              ]),
-            )
-            .select('manifest.digest')
-            .executeTakeFirst();
-          if (needed !== undefined) continue;
+          if (await isManifestNeeded(transaction, repositoryId, digest)) continue;
           await deleteManifest(transaction, repositoryId, digest);
           found.push({ repository: name, digest });
         }
@@ -219,11 +191,6 @@ export function createGarbageIndex(
       });
     },
 
-    async blobs(cursor) {
-      const rows = await blobsAfter(kysely, cursor);
-      return { found: rows, next: nextBlobs(rows) };
-    },
-
     async isBlobKnown(digest) {
       const found = await kysely.selectFrom('blob').where('digest', '=', digest).select('digest').executeTakeFirst();
       return found !== undefined;
@@ -279,6 +246,43 @@ export function createGarbageIndex(
       };
     },
   };
+}
+
+/** By a tag, by an index that holds it, or by its subject, which it describes. */
+export async function isManifestNeeded(
+  transaction: Transaction<MetadataTables>,
+  repositoryId: number,
+  digest: Digest,
+): Promise<boolean> {
+  const needed = await transaction
+    .selectFrom('manifest')
+    .where('manifest.repositoryId', '=', repositoryId)
+    .where('manifest.digest', '=', digest)
+    .where(({ or, exists, selectFrom }) =>
+      or([
+        exists(
+          selectFrom('tag')
+            .where('tag.repositoryId', '=', repositoryId)
+            .where('tag.manifest', '=', digest)
+            .select('tag.name'),
+        ),
+        exists(
+          selectFrom('manifestReference')
+            .where('manifestReference.repositoryId', '=', repositoryId)
+            .where('manifestReference.digest', '=', digest)
+            .select('manifestReference.digest'),
+        ),
+        exists(
+          selectFrom('manifest as subject')
+            .where('subject.repositoryId', '=', repositoryId)
+            .whereRef('subject.digest', '=', 'manifest.subject')
+            .select('subject.digest'),
+        ),
+      ]),
+    )
+    .select('manifest.digest')
+    .executeTakeFirst();
+  return needed !== undefined;
 }
 
 function blobsAfter(source: Kysely<MetadataTables>, cursor: Cursor | undefined) {
@@ -340,7 +344,7 @@ function tripleOf(cursor: Cursor | undefined): [number, Digest, Digest] {
   return [...pairOf(cursor), String(cursor?.[2] ?? '') as Digest];
 }
 
-async function condemn(
+export async function condemn(
   transaction: Transaction<MetadataTables>,
   blobs: readonly LinkedBlob[],
   decidedAt: number,

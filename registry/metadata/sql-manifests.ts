@@ -259,16 +259,27 @@ async function findReferences(
 ): Promise<readonly Digest[]> {
   const wanted = new Set([...references, ...foreign]);
   const found = new Set<Digest>();
-  for (const table of ['repositoryBlob', 'manifest'] as const)
-    for (const batch of batches([...wanted].filter((reference) => !found.has(reference)))) {
-      const rows = await transaction
-        .selectFrom(table)
-        .where('repositoryId', '=', repositoryId)
-        .where('digest', 'in', batch)
-        .select('digest')
-        .execute();
-      for (const row of rows) found.add(row.digest);
-    }
+  const unfound = () => batches([...wanted].filter((reference) => !found.has(reference)));
+  for (const batch of unfound()) {
+    const rows = await transaction
+      .selectFrom('repositoryBlob')
+      .innerJoin('blob', 'blob.digest', 'repositoryBlob.digest')
+      .where('repositoryBlob.repositoryId', '=', repositoryId)
+      .where('repositoryBlob.digest', 'in', batch)
+      .where('blob.quarantinedAt', 'is', null)
+      .select('repositoryBlob.digest')
+      .execute();
+    for (const row of rows) found.add(row.digest);
+  }
+  for (const batch of unfound()) {
+    const rows = await transaction
+      .selectFrom('manifest')
+      .where('repositoryId', '=', repositoryId)
+      .where('digest', 'in', batch)
+      .select('digest')
+      .execute();
+    for (const row of rows) found.add(row.digest);
+  }
   const missing = [...new Set(references)].filter((reference) => !found.has(reference));
   if (missing.length > 0)
     throw new AppError('not-found', `cannot store manifest ${digest}: the repository lacks ${missing[0]}`, {

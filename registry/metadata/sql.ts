@@ -9,8 +9,10 @@ import type { MetadataTables } from './schema.ts';
 import { createBlobIndex, createUploadIndex } from './sql-blobs.ts';
 import { createGarbageIndex } from './sql-garbage.ts';
 import { createManifestIndex, type SqlIndexOptions } from './sql-manifests.ts';
+import { createUpkeepIndex } from './sql-upkeep.ts';
+import type { UpkeepIndex } from './upkeep.ts';
 
-export interface SqlIndex extends MetadataIndex, GarbageIndex {}
+export interface SqlIndex extends MetadataIndex, GarbageIndex, UpkeepIndex {}
 
 /** The caller owns the database, opened with METADATA_MIGRATIONS. */
 export function createSqlIndex(database: Database<MetadataTables>, options: SqlIndexOptions): SqlIndex {
@@ -19,5 +21,6 @@ export function createSqlIndex(database: Database<MetadataTables>, options: SqlI
     ...createBlobIndex(database, options),
     ...createUploadIndex(database),
     ...createGarbageIndex(database, options),
+    ...createUpkeepIndex(database, options),
   };
 }

@@ -3,11 +3,14 @@
  * collection move at this moment is looked at a second time before it is called wrong.
  */
 import type { BlobStore } from '../../shared/blob-store.ts';
-import type { Batch, Cursor, GarbageIndex } from '../metadata/garbage.ts';
+import type { Batch, CollectedManifest, Cursor, GarbageIndex } from '../metadata/garbage.ts';
+import type { StoredBlob, UpkeepIndex } from '../metadata/upkeep.ts';
 
 export type Finding =
   /** A blob that the index promises and the store lacks, or has with another size. Pulls of it fail. */
   | { readonly kind: 'missing-blob'; readonly digest: string; readonly wantBytes: number; readonly gotBytes?: number }
+  /** A blob that a scrub found bad. Pulls of it fail until it is pushed again. */
+  | { readonly kind: 'quarantined'; readonly digest: string; readonly manifests: readonly CollectedManifest[] }
   /** A manifest whose repository lacks something that it refers to. Pulls of it fail. */
   | {
       readonly kind: 'dangling-reference';
@@ -19,14 +22,18 @@ export type Finding =
   | { readonly kind: 'orphan'; readonly digest: string; readonly bytes: number };
 
 export interface FsckPorts {
-  readonly index: GarbageIndex;
+  readonly index: GarbageIndex & UpkeepIndex;
   readonly blobs: BlobStore;
 }
 
 export async function* findInconsistencies({ index, blobs }: FsckPorts): AsyncGenerator<Finding> {
   const known = new Set<string>();
-  for await (const { digest, sizeBytes } of all((cursor) => index.blobs(cursor))) {
+  for await (const { digest, sizeBytes, quarantinedAt } of storedBlobs(index)) {
     known.add(digest);
+    if (quarantinedAt !== undefined) {
+      yield { kind: 'quarantined', digest, manifests: await index.manifestsWith(digest) };
+      continue;
+    }
     const gotBytes = (await blobs.stat(digest))?.sizeBytes;
     if (gotBytes === sizeBytes) continue;
     if (!(await index.isBlobKnown(digest))) continue;
@@ -37,6 +44,16 @@ export async function* findInconsistencies({ index, blobs }: FsckPorts): AsyncGe
   for await (const { digest, sizeBytes } of blobs.list()) {
     if (known.has(digest) || (await index.isBlobKnown(digest))) continue;
     yield { kind: 'orphan', digest, bytes: sizeBytes };
+  }
+}
+
+async function* storedBlobs(index: UpkeepIndex): AsyncGenerator<StoredBlob> {
+  for (let after = ''; ; ) {
+    const batch = await index.storedBlobs(after);
+    yield* batch;
+    const last = batch.at(-1);
+    if (last === undefined) return;
+    after = last.digest;
   }
 }
 

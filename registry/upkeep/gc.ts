@@ -10,10 +10,11 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import type { BlobStore } from '../../shared/blob-store.ts';
 import type { Digest } from '../../shared/digest.ts';
-import { AppError, isKind } from '../../shared/errors.ts';
+import { isKind } from '../../shared/errors.ts';
 import type { Cancelable } from '../../shared/streams.ts';
 import type { Batch, Cursor, GarbageIndex } from '../metadata/garbage.ts';
 import type { LinkedBlob, UploadIndex } from '../metadata/index.ts';
+import { type Hold, withLease } from './lease.ts';
 
 /** What collection does to bytes. */
 export interface GarbageBytes extends Pick<BlobStore, 'list' | 'ingests' | 'ingestInfo'> {
@@ -96,28 +97,18 @@ export interface GarbageReport {
   readonly freedBytes: number;
 }
 
-const LEASE = 'gc';
-/** Much longer than any step and than clocks differ; a collector that died is waited for this long. */
-export const LEASE_TTL_MS = 5_000;
+/** Whoever holds it may remove bytes. */
+export const REMOVAL_LEASE = 'gc';
 const STORED_BATCH = 500;
 
 /** @throws AppError 'conflict' while another collection runs */
 export async function collectGarbage(ports: GarbagePorts, options: GarbageOptions): Promise<GarbageReport> {
-  const { index, now, randomId } = ports;
-  const holder = randomId();
+  const { index, now } = ports;
   const report = { manifests: 0, links: 0, blobs: 0, uploads: 0, freedBytes: 0 };
-  let renewAt = 0;
-  const hold = async () => {
-    options.signal?.throwIfAborted();
-    if (now().getTime() < renewAt) return;
-    renewAt = now().getTime() + LEASE_TTL_MS / 2;
-    if (!(await index.takeLease(LEASE, { holder, ttlMs: LEASE_TTL_MS })))
-      throw new AppError('conflict', 'cannot collect garbage: another collection is running');
-  };
   const before = new Date(now().getTime() - options.gcGraceMs);
+  const lease = { ...ports, name: REMOVAL_LEASE, action: 'collect garbage', signal: options.signal };
 
-  await hold();
-  try {
+  await withLease(index, lease, async (hold) => {
     await giveUpUploads(ports, { before: new Date(now().getTime() - options.uploadTtlMs), report, hold });
     // What a run that died had condemned.
     for (let rest = await index.removals(); rest.length > 0; rest = await index.removals())
@@ -135,14 +126,12 @@ export async function collectGarbage(ports: GarbagePorts, options: GarbageOption
     }, hold);
     await removeUnknown(ports, { before, report, hold });
     await index.collectLeftovers(before);
-    return report;
-  } finally {
-    await index.releaseLease(LEASE, holder);
-  }
+  });
+  return report;
 }
 
 /** Answers how many were found in all. */
-async function walk<T>(step: (cursor: Cursor | undefined) => Promise<Batch<T>>, hold: () => Promise<void>) {
+async function walk<T>(step: (cursor: Cursor | undefined) => Promise<Batch<T>>, hold: Hold) {
   let count = 0;
   let cursor: Cursor | undefined;
   do {
@@ -160,7 +149,7 @@ type Report = { -readonly [K in keyof GarbageReport]: GarbageReport[K] };
 interface Run {
   readonly report: Report;
   /** Renews the lease, or ends the run. */
-  readonly hold: () => Promise<void>;
+  readonly hold: Hold;
 }
 
 async function removeBytes({ index, bytes }: GarbagePorts, condemned: readonly LinkedBlob[], { report, hold }: Run) {

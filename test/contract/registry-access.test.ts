@@ -64,6 +64,7 @@ describe('every route asks decide() about what it really does', () => {
       ['GET', `/v2/r/blobs/${digest}`, { kind: 'pull', repository: 'r' }],
       ['DELETE', `/v2/r/blobs/${digest}`, { kind: 'delete', repository: 'r' }],
       ['DELETE', '/v2/r/manifests/v1', { kind: 'delete', repository: 'r' }],
+      ['DELETE', '/v2/_berth/repositories/r', { kind: 'delete', repository: 'r' }],
       ['POST', '/v2/r/blobs/uploads/', { kind: 'push', repository: 'r' }],
       ['GET', '/v2/r/blobs/uploads/x', { kind: 'push', repository: 'r' }],
       ['PATCH', '/v2/r/blobs/uploads/x', { kind: 'push', repository: 'r' }],

@@ -119,6 +119,10 @@ describe('users and a policy', () => {
   const rows: Record<Route['kind'], readonly (readonly [string, string, readonly number[]])[]> = {
     base: [['GET', '/v2/', [200, 200, 200, 200]]],
     extensions: [['GET', '/v2/_oci/ext/discover', [200, 200, 200, 200]]],
+    repository: [
+      ['DELETE', '/v2/_berth/repositories/private/app', [401, 403, 403, 403]],
+      ['DELETE', '/v2/_berth/repositories/private/none', [401, 403, 403, 404]],
+    ],
     catalog: [['GET', '/v2/_catalog', [200, 200, 200, 200]]],
     tags: [['GET', '/v2/private/app/tags/list', [401, 403, 200, 200]]],
     blob: [

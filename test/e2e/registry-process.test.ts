@@ -182,6 +182,27 @@ describe('the process', () => {
     }
   });
 
+  it('takes nothing in read-only mode, and serves what it has', async () => {
+    await using place = await makePlace();
+    const digest = digestOf('{}');
+    {
+      await using program = await startRegistry(place);
+      await ask(urlOf(program), 'POST', `/v2/r/blobs/uploads/?digest=${digest}`, { body: '{}' });
+    }
+    await using program = await startRegistry(place, { args: ['--read-only'] });
+    expect((await ask(urlOf(program), 'GET', `/v2/r/blobs/${digest}`)).status).toBe(200);
+    for (const [method, path] of [
+      ['POST', '/v2/r/blobs/uploads/'],
+      ['PUT', '/v2/r/manifests/v1'],
+      ['DELETE', `/v2/r/blobs/${digest}`],
+      ['DELETE', '/v2/_berth/repositories/r'],
+    ] as const) {
+      const reply = await ask(urlOf(program), method, path);
+      expect(reply).toMatchObject({ status: 405, codes: ['UNSUPPORTED'], headers: { allow: 'GET, HEAD' } });
+      expect(reply.body.toString()).toContain('read-only mode');
+    }
+  });
+
   it('says who is in the way when its port is taken', async () => {
     await using place = await makePlace();
     await using program = await startRegistry(place);

@@ -20,6 +20,7 @@ const ENDPOINTS: readonly (readonly [id: string, path: string, route: Route])[] 
   ['end-5, 6, 13, 14', '/v2/a/blobs/uploads/x-1_Y', { kind: 'upload', repository: 'a', id: 'x-1_Y' }],
   ['end-8', '/v2/a__b/c-d/tags/list', { kind: 'tags', repository: 'a__b/c-d' }],
   ['end-12', `/v2/a/referrers/${D256}`, { kind: 'referrers', repository: 'a', subject: D256 }],
+  ['a repository of the extension', '/v2/_berth/repositories/a/b', { kind: 'repository', repository: 'a/b' }],
   ['extensions', '/v2/_oci/ext/discover', { kind: 'extensions' }],
   ['extensions of a repository', '/v2/a/_oci/ext/discover', { kind: 'extensions', repository: 'a' }],
   ['catalog', '/v2/_catalog', { kind: 'catalog' }],
