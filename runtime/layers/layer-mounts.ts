@@ -28,7 +28,7 @@ export interface LayerMounts {
 export interface LayerMountsPorts {
   /** layers/l */
   readonly directory: string;
-  readonly mounts: Mounts;
+  readonly mounts: Pick<Mounts, 'mountImages' | 'unmount'>;
   readonly pathOf: (layer: Layer) => string;
   /** For a kernel without EROFS: images are unpacked to `layers/unpacked/<name>` instead, once, and linked. */
   readonly unpack?: boolean | undefined;
@@ -69,7 +69,8 @@ export function createLayerMounts({ directory, mounts, pathOf, unpack = false }:
   const unmountUnused = async (names: readonly string[]): Promise<void> => {
     const unused = names.filter(isUnused);
     await mounts.unmount(unused.map((name) => join(directory, name)));
-    for (const name of unused) holders.delete(name);
+    // Who has taken one meanwhile waits for its turn, and mounts it again.
+    for (const name of unused.filter(isUnused)) holders.delete(name);
     await Promise.all(unused.map((name) => removeEmpty(join(directory, name))));
   };
 
