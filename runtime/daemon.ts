@@ -1,7 +1,7 @@
 /**
  * berthd: the process. Looks whether this host can run containers, takes its directories, opens the engine, and
  * answers on the socket until SIGTERM or SIGINT, which end no container. Exit status 0 after that, 1 when it cannot
- * start or go on, 2 on a wrong command line.
+ * start or go on, 2 on a wrong command line, 3 when another engine has its directories or its socket.
  */
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
@@ -89,5 +89,5 @@ try {
   await main(process.argv.slice(2));
 } catch (error) {
   process.stderr.write(`berthd: ${messageOf(error)}\n`);
-  process.exitCode = isKind(error, 'invalid') ? 2 : 1;
+  process.exitCode = isKind(error, 'invalid') ? 2 : isKind(error, 'conflict') ? 3 : 1;
 }

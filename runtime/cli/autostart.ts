@@ -14,6 +14,8 @@ import { say } from './output.ts';
 
 const START_MS = 20_000;
 const POLL_MS = 20;
+/** What berthd ends with when another one has its directories: that one is on its way. */
+const ANOTHER_ENGINE = 3;
 
 /** True when something accepts connections on the socket. */
 export function listens(socketPath: string): Promise<boolean> {
@@ -62,7 +64,8 @@ export async function startEngine(socketPath: string): Promise<void> {
     const error = await Promise.race([failed, delay(POLL_MS)]);
     if (error !== undefined)
       throw new AppError('unavailable', `cannot start berthd: ${error.message}`, { cause: error });
-    if (!underSystemd && child.exitCode !== null && child.exitCode !== 0 && !(await listens(socketPath))) break;
+    const hasFailed = child.exitCode !== null && child.exitCode !== 0 && child.exitCode !== ANOTHER_ENGINE;
+    if (!underSystemd && hasFailed && !(await listens(socketPath))) break;
   }
   const said = (await readFile(logPath)).subarray(from).toString('utf8').trim().split('\n').slice(-8).join('\n');
   throw new AppError(
