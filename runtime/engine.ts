@@ -15,9 +15,11 @@ import type { ProxySettings } from '../shared/proxies.ts';
 import { parseReference } from '../shared/reference.ts';
 import type { Cancelable } from '../shared/streams.ts';
 import type { EngineConfig } from './config.ts';
+import { type ContainerArchives, createContainerArchives } from './containers/archives.ts';
 import { CONTAINER_MIGRATIONS, type ContainerTables } from './containers/container-store.ts';
 import type { Containers } from './containers/containers.ts';
 import { createContainers, type LocalContainers } from './containers/containers-local.ts';
+import { createContainerFiles } from './containers/files.ts';
 import { createSpecBuilder } from './containers/spec-builder.ts';
 import { createConmonSupervisor } from './containers/supervisor-conmon.ts';
 import {
@@ -53,6 +55,7 @@ import { openNetworks } from './networks/networks-local.ts';
 import { createRegistries, type RegistrySettings } from './registries.ts';
 import type { StateDirectory } from './state-directory.ts';
 
+export type { ContainerArchives } from './containers/archives.ts';
 export type {
   ContainerRecord,
   ContainerState,
@@ -76,8 +79,10 @@ export type {
   TerminalSize,
   WaitCondition,
 } from './containers/containers.ts';
+export type { PathStat } from './containers/files.ts';
 export type { ContainerConfig, EndpointRequest, HostConfig } from './containers/request.ts';
 export {
+  parseCommitRequest,
   parseCreateRequest,
   parseEndpointRequest,
   parseExecRequest,
@@ -112,6 +117,8 @@ export interface Engine extends AsyncDisposable {
   readonly images: Images;
   readonly containers: Containers;
   readonly networks: Networks;
+  /** What is in containers: copied, exported, committed. */
+  readonly archives: ContainerArchives;
   readonly events: EventLog;
   readonly now: () => Date;
   /** What this engine and its host are. */
@@ -273,6 +280,19 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     runDirectory: runDir,
     cgroupParent,
   });
+  const archives = createContainerArchives({
+    containers,
+    files: createContainerFiles({
+      runtime,
+      mounts,
+      directory: join(runDir, 'files'),
+      cgroupParent,
+      randomId: () => randomBytes(32).toString('hex'),
+    }),
+    images,
+    snapshots: snapshotter,
+    events,
+  });
   undo.defer(async () => {
     // What no container uses is given back to the host. Whatever cannot be now, the next start sweeps.
     try {
@@ -306,6 +326,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     images,
     containers,
     networks,
+    archives,
     events,
     now,
     description,

@@ -11,6 +11,7 @@ import type { Log } from '../../shared/log.ts';
 import type { Engine } from '../engine.ts';
 import { addAuthRoutes } from './auth.ts';
 import { addBerthRoutes } from './berth.ts';
+import { addContainerFileRoutes } from './container-files.ts';
 import { addContainerRoutes } from './containers.ts';
 import { type ApiContext, type ApiState, createRouter } from './context.ts';
 import { answerOf, encodeJson } from './errors.ts';
@@ -35,6 +36,7 @@ export function createApiServer(engine: Engine, options: ApiOptions): Server {
   addEventRoutes(router, engine);
   addAuthRoutes(router, engine);
   addImageRoutes(router, engine);
+  addContainerFileRoutes(router, engine);
   addContainerRoutes(router, engine);
   addExecRoutes(router, engine);
   addNetworkRoutes(router, engine);

@@ -6,11 +6,6 @@ import type { ApiRouter } from './context.ts';
 const UNBUILT: readonly (readonly [path: RegExp, message: string])[] = [
   [/^\/volumes(?:\/|$)/, 'volumes are not supported by this engine: bind a directory of the host instead'],
   [/^\/(?:build|session|grpc)(?:\/|$)/, 'building images is not supported by this engine'],
-  [/^\/commit$/, 'making an image of a container is not supported by this engine'],
-  [
-    /^\/containers\/.+\/(?:archive|export)$/,
-    'copying files out of and into containers is not supported by this engine',
-  ],
   [/^\/containers\/.+\/checkpoints(?:\/|$)/, 'checkpoints are not supported by this engine'],
   [/^\/images\/search$/, 'searching registries is not supported by this engine'],
   [/^\/(?:swarm|nodes|services|tasks|secrets|configs)(?:\/|$)/, 'swarm mode is not supported by this engine'],

@@ -23,7 +23,7 @@ import { planContainer } from './create.ts';
 import { Execs } from './exec.ts';
 import { HealthMonitor } from './health.ts';
 import { checkFilters, isListed, isPrunable, matchesFilters } from './list.ts';
-import { LiveContainer, type LivePorts } from './live-container.ts';
+import { LiveContainer, type LivePorts, type OpenFiles } from './live-container.ts';
 import { generateName, nameConflict, parseName, resolveName } from './names.ts';
 import { networkKindOf, planEndpoints, sandboxRequestOf } from './networking.ts';
 import type { ContainerPorts } from './ports.ts';
@@ -39,6 +39,8 @@ const ADOPT_CONCURRENCY = 16;
 
 export interface LocalContainers extends Containers {
   readonly users: ImageUsers;
+  /** A container's files; whoever opened them disposes them. @throws as every verb */
+  openFiles(name: string): Promise<OpenFiles>;
   /** What the logs occupy, for `system df`. */
   logBytes(): Promise<number>;
 }
@@ -350,6 +352,7 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
     startExec: (execId, options) => execs.start(execId, options),
     inspectExec: (execId) => execs.inspect(execId),
     resizeExec: (execId, size) => execs.resize(execId, size),
+    openFiles: async (name) => find(name).openFiles(),
     adoptAll,
     async close() {
       clearInterval(trimTimer);

@@ -26,6 +26,7 @@ import type {
   WaitCondition,
   WaitResult,
 } from './containers.ts';
+import type { FileView } from './files.ts';
 import { detailsPrefix, type LogPlan, planLog } from './log-options.ts';
 import { type ContainerLog, openContainerLog } from './logs.ts';
 import type { ContainerPorts, EtcPaths } from './ports.ts';
@@ -63,6 +64,8 @@ interface Waiter {
   readonly resolve: (result: WaitResult) => void;
 }
 
+export type OpenFiles = FileView & AsyncDisposable;
+
 export class LiveContainer {
   readonly #ports: LivePorts;
   readonly #logPlan: LogPlan;
@@ -80,6 +83,8 @@ export class LiveContainer {
   #restartTimer: NodeJS.Timeout | undefined;
   #restartDelayMs = 0;
   #isGone = false;
+  /** Who looks at its files while it rests. */
+  #fileUsers = 0;
 
   constructor(record: ContainerRecord, ports: LivePorts) {
     this.#record = record;
@@ -291,6 +296,36 @@ export class LiveContainer {
       }
       await this.#forget();
     });
+  }
+
+  /** Its files, mounted at least until this is disposed; it may start, end or go away meanwhile. */
+  async openFiles(): Promise<OpenFiles> {
+    const view = {
+      name: this.name,
+      rootfs: join(this.#directory, 'rootfs'),
+      mounts: this.#record.mounts,
+      isReadOnly: this.#record.hostConfig.ReadonlyRootfs,
+    };
+    if (isAlive(this.#record.state)) return { ...view, [Symbol.asyncDispose]: async () => {} };
+    await this.#verb(async () => {
+      await this.#teardown;
+      await this.#ports.snapshots.mount(this.id);
+      this.#fileUsers += 1;
+    });
+    let isOpen = true;
+    return {
+      ...view,
+      [Symbol.asyncDispose]: async () => {
+        if (!isOpen) return;
+        isOpen = false;
+        await this.#exclusively(async () => {
+          this.#fileUsers -= 1;
+          await this.#teardown;
+          if (this.#fileUsers === 0 && !this.#isGone && !isAlive(this.#record.state))
+            await this.#ports.snapshots.unmount(this.id);
+        });
+      },
+    };
   }
 
   async attach(options: AttachOptions): Promise<Attachment> {

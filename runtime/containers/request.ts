@@ -295,6 +295,12 @@ export function parseCreateRequest(body: unknown): CreateRequest {
   return request;
 }
 
+/** The body of a commit: a Config, or nothing. @throws AppError 'invalid' */
+export function parseCommitRequest(body: unknown): ContainerConfig | undefined {
+  if (body === undefined || body === null) return undefined;
+  return check(containerConfig, body, 'commit');
+}
+
 /** Everything that Docker has and we do not: the field as its users spell it, and whether a request uses it. */
 const UNBUILT: readonly (readonly [field: string, used: (request: CreateRequest) => boolean])[] = [
   ['HostConfig.Links (--link)', ({ hostConfig }) => hostConfig.Links.length > 0],

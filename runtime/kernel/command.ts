@@ -4,7 +4,7 @@
  * output is bounded. Long-running children (conmon, aardvark-dns) are not started here.
  */
 import { execFile, spawn } from 'node:child_process';
-import { Readable } from 'node:stream';
+import { Readable, type Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { AppError, hasCode } from '../../shared/errors.ts';
 
@@ -171,4 +171,39 @@ export async function feedCommand(
   } finally {
     child.kill('SIGKILL');
   }
+}
+
+/** A program on pipes. The caller owns both streams; disposing kills it and waits until it is gone. */
+export interface OpenCommand extends AsyncDisposable {
+  readonly stdin: Writable;
+  readonly stdout: Readable;
+  /** When it has ended and its output is closed. stderr: its last words. */
+  readonly ended: Promise<{ readonly exitCode: number; readonly stderr: string }>;
+}
+
+/** `ended` rejects with AppError 'unsupported' if it is not installed. */
+export function openCommand(program: string, args: readonly string[]): OpenCommand {
+  const child = spawn(program, args, { env: { PATH: PROGRAM_PATH, LC_ALL: 'C' }, stdio: ['pipe', 'pipe', 'pipe'] });
+  let words = '';
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    words = (words + text).slice(-STDERR_KEPT_CHARACTERS);
+  });
+  // It may end before it has read everything: its exit code tells why.
+  child.stdin.on('error', () => {});
+  const ended = new Promise<{ exitCode: number; stderr: string }>((resolve, reject) => {
+    child.on('error', (cause) => reject(failureOf(program, cause, { timedOut: false, cwd: undefined })));
+    child.on('close', (code) => resolve({ exitCode: code ?? 128, stderr: words.trim() }));
+  });
+  ended.catch(() => {});
+  return {
+    stdin: child.stdin,
+    stdout: child.stdout,
+    ended,
+    async [Symbol.asyncDispose]() {
+      child.kill('SIGKILL');
+      child.stdin.destroy();
+      child.stdout.destroy();
+      await ended.catch(() => {});
+    },
+  };
 }

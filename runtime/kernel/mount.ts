@@ -47,6 +47,8 @@ export interface BindMount {
   readonly source: string;
   readonly target: string;
   readonly readOnly?: boolean | undefined;
+  /** Nothing there can be executed or used as a device, and set-user-id bits do nothing. */
+  readonly inert?: boolean | undefined;
 }
 
 export interface Mounts {
@@ -68,6 +70,8 @@ export interface Mounts {
 export const MOUNT_DATA_MAX_BYTES = 4095;
 /** OVL_MAX_STACK of the kernel. */
 export const OVERLAY_LOWERS_MAX = 500;
+
+const INERT = ['noexec', 'nosuid', 'nodev'];
 
 const ENOENT = 2;
 const EPERM = 1;
@@ -128,8 +132,9 @@ export function createMounts(options: MountsOptions): Mounts {
       throw mountFailure(`cannot mount overlay at ${JSON.stringify(overlay.target)}`, result);
     },
 
-    async mountBind({ source, target, readOnly }) {
-      const result = await mountCommand(['-o', readOnly === true ? 'bind,ro' : 'bind', source, target]);
+    async mountBind({ source, target, readOnly, inert }) {
+      const options = ['bind', ...(readOnly === true ? ['ro'] : []), ...(inert === true ? INERT : [])];
+      const result = await mountCommand(['-o', options.join(','), source, target]);
       if (result.exitCode !== 0) throw mountFailure(`cannot bind ${JSON.stringify(source)}`, result);
     },
 

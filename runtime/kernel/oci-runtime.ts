@@ -37,6 +37,8 @@ export interface OciRuntime {
   list(): Promise<readonly RuntimeState[]>;
   /** Arguments of an exec on the caller's own stdio; its exit code is the command's. */
   execArgs(id: string, options: { readonly processPath: string; readonly pidFile?: string }): readonly string[];
+  /** Arguments that create, start, wait for and delete a container on the caller's own stdio, without limits of its own. */
+  runArgs(id: string, options: { readonly bundle: string }): readonly string[];
   /** Namespace types that it can make; what is missing from its answer is left out of config.json. */
   namespaces(): Promise<ReadonlySet<string>>;
 }
@@ -127,6 +129,15 @@ export function createOciRuntime({ name, program = name, root, onCall }: OciRunt
       '--process',
       processPath,
       ...(pidFile === undefined ? [] : ['--pid-file', pidFile]),
+      id,
+    ],
+    runArgs: (id, { bundle }) => [
+      ...globalArgs,
+      // Making and removing a cgroup takes longer than what runs in it.
+      ...(name === 'crun' ? ['--cgroup-manager=disabled'] : []),
+      'run',
+      '--bundle',
+      bundle,
       id,
     ],
     async namespaces() {

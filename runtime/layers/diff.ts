@@ -8,8 +8,9 @@
  */
 import { Readable } from 'node:stream';
 import { streamCommand } from '../kernel/command.ts';
-import { createTarParser, type TarEntry } from './tar.ts';
-import { TAR_END, tarHeader, tarPadding } from './tar-writer.ts';
+import type { TarEntry } from './tar.ts';
+import { rewriteTar } from './tar-rewrite.ts';
+import { nameToUtf8 } from './tree.ts';
 
 const READ = [
   '--create',
@@ -28,50 +29,15 @@ const OPAQUE_FILE = '.wh..wh..opq';
 /** overlayfs's own, and labels, which are the host's. */
 const PRIVATE_XATTR = /^(?:(?:trusted|user)\.overlay\.|security\.selinux$)/;
 
+export interface DiffOptions {
+  /** Whether a changed path, absolute, belongs into the layer; default all of them. */
+  readonly includes?: (path: string) => boolean;
+}
+
 /** The changes in an upper directory as a layer tar, the same bytes for the same changes. The caller owns the stream. */
-export function diffUpper(upper: string): Readable {
-  return Readable.from(layerTar(upper), { objectMode: false, highWaterMark: 1 << 20 });
-}
-
-async function* layerTar(upper: string): AsyncGenerator<Buffer, void, undefined> {
-  for await (const { header, data, trailer } of changedEntries(upper)) {
-    if (header !== undefined) yield header;
-    if (data !== undefined) yield data;
-    if (trailer !== undefined) yield trailer;
-  }
-  yield TAR_END;
-}
-
-interface Piece {
-  readonly header?: Buffer;
-  readonly data?: Buffer;
-  readonly trailer?: Buffer;
-}
-
-async function* changedEntries(upper: string): AsyncGenerator<Piece, void, undefined> {
-  let pieces: Piece[] = [];
-  let left = 0;
-  let size = 0;
-  const push = (bytes: Buffer) => {
-    left -= bytes.length;
-    pieces.push(left === 0 ? { data: bytes, trailer: tarPadding(size) } : { data: bytes });
-  };
-  const parser = createTarParser({
-    entry(entry) {
-      for (const layerEntry of layerEntries(entry)) pieces.push({ header: tarHeader(layerEntry) });
-      size = entry.sizeBytes;
-      left = size;
-    },
-    data: (bytes) => push(Buffer.from(bytes)),
-    hole: (sizeBytes) => push(Buffer.alloc(sizeBytes)),
-  });
-  for await (const chunk of readUpper(upper)) {
-    parser.write(chunk);
-    yield* pieces;
-    pieces = [];
-  }
-  parser.end();
-  yield* pieces;
+export function diffUpper(upper: string, { includes = () => true }: DiffOptions = {}): Readable {
+  const layer = rewriteTar(readUpper(upper), (entry) => layerEntries(entry, includes));
+  return Readable.from(layer, { objectMode: false, highWaterMark: 1 << 20 });
 }
 
 function readUpper(upper: string): AsyncGenerator<Buffer, void, undefined> {
@@ -87,10 +53,10 @@ function isOpaque({ xattrs }: TarEntry): boolean {
 }
 
 /** One entry of the upper directory in the language of layers: none, itself, or itself and a whiteout of all below. */
-function layerEntries(entry: TarEntry): readonly TarEntry[] {
+function layerEntries(entry: TarEntry, includes: (path: string) => boolean): readonly TarEntry[] {
   const path = relative(entry.path);
   // The root's attributes are the image's business; its time changes with every file.
-  if (path === '') return [];
+  if (path === '' || !includes(`/${nameToUtf8(path)}`)) return [];
   if (isWhiteout(entry)) return [whiteout(entry, whiteoutPath(path))];
   const xattrs = new Map([...(entry.xattrs ?? [])].filter(([name]) => !PRIVATE_XATTR.test(name)));
   const own: TarEntry = {
