@@ -308,6 +308,29 @@ export function buildProgram(program: Command, act: Act, words: ReadonlySet<stri
     (at, name) =>
       at
         .command(name)
+        .description('copy files between a container and here')
+        .argument('<source>', 'CONTAINER:PATH, PATH, or - for a tar on stdin')
+        .argument('<target>', 'CONTAINER:PATH, PATH, or - for a tar on stdout')
+        .option('-a, --archive', 'keep owners')
+        .option('-L, --follow-link', 'copy what a link in the source leads to')
+        .option('-q, --quiet', 'say nothing')
+        .action(
+          act(
+            async (
+              session,
+              source: string,
+              target: string,
+              flags: { archive?: boolean; followLink?: boolean; quiet?: boolean },
+            ) => (await import('./copy-command.ts')).cp(session, source, target, flags),
+          ),
+        ),
+    'cp',
+  );
+  both(
+    container,
+    (at, name) =>
+      at
+        .command(name)
         .description('list published ports')
         .argument('<container>')
         .argument('[port]')

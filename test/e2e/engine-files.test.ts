@@ -5,6 +5,7 @@ import { request } from 'node:http';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { collect } from '../../shared/streams.ts';
+import { berth } from '../fixtures/programs.ts';
 import { type EnginePlace, openEnginePlace } from './engine-place.ts';
 
 let place: EnginePlace;
@@ -330,5 +331,38 @@ describe('docker export, diff and commit', () => {
       'RUN is not a valid change command',
     );
     expect(await inside(name, 'cat /added')).toBe('new');
+  });
+});
+
+describe('berth cp', () => {
+  const cli = (...args: string[]) => berth(place.host, place.engine, args);
+
+  it('puts files where docker puts them', async () => {
+    const name = await running('berth-cp');
+    await mkdir(at('src/sub'), { recursive: true });
+    await writeFile(at('src/sub/file'), 'by berth');
+    const ok = async (...args: string[]) => {
+      const { code, stderr } = await cli('cp', '-q', ...args);
+      if (code !== 0) throw new Error(`berth cp ${args.join(' ')}: ${stderr}`);
+    };
+    await ok(at('src'), `${name}:/new`);
+    await ok(at('src'), `${name}:/new`);
+    await ok(`${at('src')}/.`, `${name}:/tmp`);
+    await ok(at('src/sub/file'), `${name}:/tmp/renamed`);
+    expect(await inside(name, 'cd /; cat new/sub/file new/src/sub/file tmp/sub/file tmp/renamed')).toBe(
+      'by berth'.repeat(4),
+    );
+    await ok(`${name}:/new`, at('fresh'));
+    await ok(`${name}:/new/.`, at('src'));
+    await ok(`${name}:/tmp/renamed`, at('one'));
+    await inside(name, 'ln -s /tmp/renamed /link');
+    await ok('-L', `${name}:/link`, at('followed'));
+    for (const path of ['fresh/sub/file', 'fresh/src/sub/file', 'src/src/sub/file', 'one', 'followed'])
+      expect(await readFile(at(path), 'utf8')).toBe('by berth');
+    expect((await cli('cp', `${name}:/one`, '-')).stderr).toContain(
+      'Could not find the file /one in container berth-cp',
+    );
+    expect((await cli('cp', at('src'), `${name}:/tmp/renamed`)).stderr).toContain('cannot copy directory');
+    expect((await cli('cp', at('one'), `${name}:/no/`)).stderr).toContain('must exist');
   });
 });
