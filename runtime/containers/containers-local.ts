@@ -176,7 +176,7 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
     return {
       ...(await summaryOf(container, options.size === true)),
       paths: hasStarted
-        ? { hostname, hosts, resolvConf, log: container.logPath }
+        ? { hostname, hosts, resolvConf, log: container.output.path }
         : { hostname: '', hosts: '', resolvConf: '', log: '' },
       execIds: execs.idsOf(container),
     };
@@ -361,7 +361,7 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
       ports.supervisor.close();
     },
     async logBytes() {
-      const sizes = await Promise.all([...byId.values()].map((container) => container.logBytes()));
+      const sizes = await Promise.all([...byId.values()].map((container) => container.output.diskBytes()));
       return sizes.reduce((sum, bytes) => sum + bytes, 0);
     },
     users: imageUsersOf(byId),

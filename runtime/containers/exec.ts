@@ -22,10 +22,11 @@ import type {
   OutputStream,
   TerminalSize,
 } from './containers.ts';
-import { commandFailure, type LiveContainer } from './live-container.ts';
+import type { LiveContainer } from './live-container.ts';
 import { openContainerLog } from './logs.ts';
 import type { ContainerPorts } from './ports.ts';
 import type { ExecRequest } from './request.ts';
+import { commandFailure } from './start-failure.ts';
 import type { Monitored } from './supervisor.ts';
 
 /** A terminal's output is read as it comes; what nobody reads any more is bounded. */

@@ -11,29 +11,28 @@ import { mkdir, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AppError, isKind, messageOf } from '../../shared/errors.ts';
 import type { Cancelable } from '../../shared/streams.ts';
-import { startExitCode } from '../kernel/oci-runtime.ts';
-import { createAttachment } from './attachment.ts';
 import { type ContainerEvent, type ContainerRecord, endedOf, exitCodeOf, isAlive, transition } from './container.ts';
 import { ContainerNetwork } from './container-network.ts';
+import { ContainerOutput } from './container-output.ts';
 import type { ContainerStore } from './container-store.ts';
 import type {
   Attachment,
   AttachOptions,
   LogOptions,
   LogStream,
-  OutputStream,
   StopOptions,
   WaitCondition,
   WaitResult,
 } from './containers.ts';
 import type { FileView } from './files.ts';
-import { detailsPrefix, type LogPlan, planLog } from './log-options.ts';
-import { type ContainerLog, openContainerLog } from './logs.ts';
+import type { ContainerLog } from './logs.ts';
 import type { ContainerPorts, EtcPaths } from './ports.ts';
 import type { ExecRequest } from './request.ts';
 import { restartDelayMs, wantsRestart, wantsStartAtBoot } from './restart.ts';
 import { parseSignal } from './signals.ts';
+import { startFailure } from './start-failure.ts';
 import type { Adopted, Exit, LaunchRequest, StdinMode, Supervised } from './supervisor.ts';
+import { Waiters } from './waiters.ts';
 
 const SIGKILL = 9;
 const DEFAULT_STOP_SECONDS = 10;
@@ -59,25 +58,19 @@ interface Run {
   readonly ended: PromiseWithResolvers<void>;
 }
 
-interface Waiter {
-  readonly condition: WaitCondition;
-  readonly resolve: (result: WaitResult) => void;
-}
-
 export type OpenFiles = FileView & AsyncDisposable;
 
 export class LiveContainer {
   readonly #ports: LivePorts;
-  readonly #logPlan: LogPlan;
+  readonly #output: ContainerOutput;
   readonly #network: ContainerNetwork;
-  readonly #waiters = new Set<Waiter>();
+  readonly #waiters = new Waiters(() => this.#waitResult());
   #record: ContainerRecord;
   #queue: Promise<unknown> = Promise.resolve();
   #run: Run = newRun();
   #supervised: Supervised | undefined;
   /** Where it is mounted while it runs. */
   #rootfs: string;
-  #log: Promise<ContainerLog> | undefined;
   /** What the last run leaves is being put away. */
   #teardown: Promise<void> = Promise.resolve();
   #restartTimer: NodeJS.Timeout | undefined;
@@ -90,8 +83,8 @@ export class LiveContainer {
     this.#record = record;
     this.#ports = ports;
     this.#rootfs = join(ports.directory, record.id, 'rootfs');
-    this.#logPlan = planLog(record.hostConfig.LogConfig);
     const directory = this.#directory;
+    this.#output = new ContainerOutput(() => this.#record, { directory, runDirectory: ports.runDirectory });
     this.#network = new ContainerNetwork(
       () => this.#record,
       {
@@ -135,8 +128,8 @@ export class LiveContainer {
     const network = this.#network.spec();
     return spec.process({ record: this.#record, rootfs: this.#rootfs, etc: this.etcPaths, network, pidOf, request });
   }
-  get logPath(): string {
-    return join(this.#logDirectory, 'current');
+  get output(): Pick<ContainerOutput, 'path' | 'diskBytes'> {
+    return this.#output;
   }
 
   /** Makes its directories and stores it, in this order: a row never names what is not there. */
@@ -256,15 +249,7 @@ export class LiveContainer {
     const { state } = this.#record;
     const isOver = condition === 'not-running' && !isAlive(state) && state.status !== 'restarting';
     if (isOver) return Promise.resolve(this.#waitResult());
-    const { promise, resolve, reject } = Promise.withResolvers<WaitResult>();
-    const waiter: Waiter = { condition, resolve };
-    this.#waiters.add(waiter);
-    const stop = () => {
-      this.#waiters.delete(waiter);
-      reject(new AppError('timeout', `cannot wait for container ${JSON.stringify(this.name)}: nobody waits any more`));
-    };
-    options.signal?.addEventListener('abort', stop, { once: true });
-    return promise.finally(() => options.signal?.removeEventListener('abort', stop));
+    return this.#waiters.wait(condition, options);
   }
 
   async remove(options: { readonly force?: boolean } = {}): Promise<void> {
@@ -291,7 +276,7 @@ export class LiveContainer {
         await this.#deleteFiles();
       } catch (cause) {
         await this.#apply({ type: 'remove-failed', error: messageOf(cause) });
-        this.#resolve('removed', 'next-exit');
+        this.#waiters.resolve('removed', 'next-exit');
         throw new AppError('unavailable', `${what}: ${messageOf(cause)}`, { cause });
       }
       await this.#forget();
@@ -329,64 +314,21 @@ export class LiveContainer {
   }
 
   async attach(options: AttachOptions): Promise<Attachment> {
-    const { state, config } = this.#record;
-    if (state.status === 'paused')
-      throw new AppError('conflict', `container ${this.id} is paused, unpause the container before attach`);
-    if (state.status === 'restarting')
-      throw new AppError('conflict', `container ${this.id} is restarting, wait until the container is running`);
-    const log = await this.openLog();
-    const run = this.#run;
-    const attachment = createAttachment({
-      log,
-      from: options.logs === true ? await log.start() : await log.end(),
-      run: { launched: run.launched.promise, ended: run.ended.promise },
-      terminal: config.Tty,
-      isForeground: config.AttachStdout || config.AttachStderr,
-      hasStdin: config.OpenStdin,
-      options,
-      onDetach: () => this.publish('detach'),
-    });
+    const { launched, ended } = this.#run;
+    const run = { launched: launched.promise, ended: ended.promise };
+    const attachment = await this.#output.attach(run, { ...options, onDetach: () => this.publish('detach') });
     this.publish('attach');
     return attachment;
   }
 
-  async logs(options: LogOptions): Promise<LogStream> {
-    const streams = new Set<OutputStream>();
-    if (options.stdout === true) streams.add('stdout');
-    if (options.stderr === true) streams.add('stderr');
-    if (streams.size === 0) throw new AppError('invalid', "must specify at least one of 'stdout' or 'stderr'");
-    if (!this.#logPlan.isKept) throw new AppError('unsupported', 'configured logging driver does not support reading');
-    const log = await this.openLog();
-    const { config, state } = this.#record;
-    const isLive = isAlive(state) || state.status === 'restarting';
-    const chunks = log.read({
-      from: options.tail === undefined ? await log.start() : await log.tail(options.tail),
-      streams,
-      since: options.since,
-      until: options.until,
-      timestamps: options.timestamps,
-      prefix: options.details === true ? detailsPrefix(this.#logPlan, config) : '',
-      signal: options.signal,
-      follow: options.follow === true && isLive ? this.wait('not-running', { signal: options.signal }) : undefined,
-    });
-    return { terminal: config.Tty, chunks };
+  logs(options: LogOptions): Promise<LogStream> {
+    return this.#output.logs(options, () => this.wait('not-running', { signal: options.signal }));
   }
 
-  /** Begins a new log segment when the old one is large enough. */
   async trimLog(): Promise<void> {
     const supervised = this.#supervised;
-    if (supervised === undefined || this.#log === undefined) return;
-    const log = await this.#log;
-    await log.rotate({ reopen: () => supervised.reopenLog(), gone: supervised.exited });
-  }
-
-  async logBytes(): Promise<number> {
-    return (await this.openLog()).diskBytes();
-  }
-
-  openLog(): Promise<ContainerLog> {
-    this.#log ??= openContainerLog(this.#logDirectory, this.#logPlan);
-    return this.#log;
+    if (supervised === undefined) return;
+    await this.#output.trim({ reopen: () => supervised.reopenLog(), gone: supervised.exited });
   }
 
   /** After a start of the engine: brings record and reality together. */
@@ -397,7 +339,7 @@ export class LiveContainer {
       return this.#forget();
     }
     if (state.status === 'dead') return;
-    const log = await this.openLog();
+    const log = await this.#output.open();
     const found = await this.#ports.supervisor.adopt(this.#launchRequest(log));
     if (found !== undefined && (await this.#isStored(found))) {
       await found.supervised.delete();
@@ -464,9 +406,6 @@ export class LiveContainer {
   get #directory(): string {
     return join(this.#ports.directory, this.id);
   }
-  get #logDirectory(): string {
-    return this.#logPlan.isKept ? join(this.#directory, 'log') : join(this.#ports.runDirectory, 'logs', this.id);
-  }
 
   #exclusively<T>(work: () => Promise<T>): Promise<T> {
     const turn = this.#queue.then(work);
@@ -491,7 +430,7 @@ export class LiveContainer {
       const failure = startFailure(error, this.#record.config);
       await this.#apply({ type: 'start-failed', failure });
       this.#renewRun((run) => run.launched.reject(error));
-      this.#resolve('not-running', 'next-exit');
+      this.#waiters.resolve('not-running', 'next-exit');
       if (this.#record.hostConfig.AutoRemove) void this.#removeItself();
       throw new AppError(isKind(error, 'invalid') ? 'invalid' : 'unavailable', failure.message, { cause: error });
     }
@@ -508,7 +447,7 @@ export class LiveContainer {
     await using undo = new AsyncDisposableStack();
     undo.defer(() => snapshots.unmount(this.id));
     undo.defer(() => this.#network.close());
-    const log = await this.openLog();
+    const log = await this.#output.open();
     const ready = this.#makeBundle();
     const settled = ready.catch(() => {});
     // Whatever fails first, nothing is still being made when the rest is taken back.
@@ -571,7 +510,7 @@ export class LiveContainer {
       .then(() => {})
       .catch((error) => this.#ports.log.error('a run could not be put away', { containerId: this.id, error }));
     this.#renewRun();
-    this.#resolve('next-exit', ...(isRestarted ? [] : ['not-running' as const]));
+    this.#waiters.resolve('next-exit', ...(isRestarted ? [] : ['not-running' as const]));
     if (isRestarted) this.#scheduleRestart(ranMs);
     else if (hostConfig.AutoRemove) await this.#removeItself();
   }
@@ -599,7 +538,7 @@ export class LiveContainer {
     if (this.#record.state.status !== 'restarting') return;
     void this.#apply({ type: 'restart-cancelled' });
     this.#teardown = this.#teardown.then(() => this.#network.close());
-    this.#resolve('not-running');
+    this.#waiters.resolve('not-running');
   }
 
   async #stop({ timeoutSeconds, signal }: StopOptions): Promise<boolean> {
@@ -671,7 +610,7 @@ export class LiveContainer {
     this.#ports.onRemoved(this);
     this.publish('destroy');
     this.#renewRun();
-    this.#resolve('removed', 'next-exit', 'not-running');
+    this.#waiters.resolve('removed', 'next-exit', 'not-running');
   }
 
   async #deleteFiles(): Promise<void> {
@@ -680,7 +619,7 @@ export class LiveContainer {
     await this.#ports.snapshots.remove(this.id);
     await Promise.all([
       rm(this.#directory, { recursive: true, force: true }),
-      rm(this.#logDirectory, { recursive: true, force: true }),
+      rm(this.#output.directory, { recursive: true, force: true }),
     ]);
   }
 
@@ -720,14 +659,6 @@ export class LiveContainer {
     run.ended.resolve();
   }
 
-  #resolve(...conditions: readonly WaitCondition[]): void {
-    for (const waiter of this.#waiters) {
-      if (!conditions.includes(waiter.condition)) continue;
-      this.#waiters.delete(waiter);
-      waiter.resolve(this.#waitResult());
-    }
-  }
-
   #waitResult(): WaitResult {
     const { state } = this.#record;
     // Who started it is told why that failed; here it would be told twice.
@@ -740,40 +671,6 @@ function newRun(): Run {
   // Nobody may be waiting for it.
   run.launched.promise.catch(() => {});
   return run;
-}
-
-/** Docker's words, by which clients know that they have to exit with 126 or 127. */
-function startFailure(
-  error: unknown,
-  config: ContainerRecord['config'],
-): { readonly message: string; readonly exitCode: number } {
-  const words =
-    error instanceof AppError && typeof error.detail?.runtime === 'string' ? error.detail.runtime : undefined;
-  if (words === undefined) return { message: messageOf(error), exitCode: 125 };
-  const exitCode = startExitCode(words);
-  return {
-    message: `${CREATE_FAILED}: ${commandFailure([...(config.Entrypoint ?? []), ...(config.Cmd ?? [])], words)}`,
-    exitCode,
-  };
-}
-
-const CREATE_FAILED =
-  'failed to create task for container: failed to create shim task: OCI runtime create failed: unable to start container process';
-
-/** Why a command could not be run, as Docker says it; `words` are the runtime's own. */
-export function commandFailure(command: readonly string[], words: string): string {
-  const program = command[0] ?? '';
-  const quoted = JSON.stringify(program);
-  switch (startExitCode(words)) {
-    case 127:
-      return program.includes('/')
-        ? `error during container init: exec: ${quoted}: stat ${program}: no such file or directory`
-        : `error during container init: exec: ${quoted}: executable file not found in $PATH`;
-    case 126:
-      return `error during container init: exec: ${quoted}: ${/directory/.test(words) ? 'is a directory' : /format/.test(words) ? 'exec format error' : 'permission denied'}`;
-    default:
-      return words;
-  }
 }
 
 /** false = the time is up. */
