@@ -6,6 +6,7 @@
  */
 import { type Command, Option } from 'commander';
 import { addContainerFlags } from './container-request.ts';
+import type { ImportFlags } from './image-commands.ts';
 import type { Session } from './session.ts';
 
 /** Runs with an open session; arguments and flags are as commander gives them. */
@@ -557,6 +558,26 @@ export function buildProgram(program: Command, act: Act, words: ReadonlySet<stri
           act(async (session, flags: { input?: string; quiet?: boolean }) => (await images()).load(session, flags)),
         ),
     'load',
+  );
+  both(
+    image,
+    (at, name) =>
+      at
+        .command(name)
+        .description('make an image of the tar of a filesystem')
+        .argument('<file>', 'a tar, compressed or not; - is stdin')
+        .argument('[name]', 'REPOSITORY[:TAG]')
+        .addOption(
+          new Option('-c, --change <INSTRUCTION>', 'a Dockerfile instruction for its configuration').argParser(collect),
+        )
+        .option('-m, --message <TEXT>', 'a comment')
+        .option('--platform <PLATFORM>', 'such as linux/arm64; default: of the engine')
+        .action(
+          act(async (session, file: string, reference: string | undefined, flags: ImportFlags) =>
+            (await images()).importImage(session, file, reference, flags),
+          ),
+        ),
+    'import',
   );
   image
     .command('prune')

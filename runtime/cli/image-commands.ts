@@ -200,6 +200,35 @@ export async function load(session: Session, flags: LoadFlags): Promise<void> {
   await showProgress(stream, { output: process.stdout, quiet: false });
 }
 
+export interface ImportFlags {
+  readonly change?: readonly string[];
+  readonly message?: string;
+  readonly platform?: string;
+}
+
+export async function importImage(
+  session: Session,
+  file: string,
+  name: string | undefined,
+  flags: ImportFlags,
+): Promise<void> {
+  if (/^https?:\/\//.test(file))
+    throw new AppError('unsupported', 'cannot import from a URL: download the file, or pipe it in as -');
+  const reference = name === undefined ? undefined : parseReference(name, { bare: true });
+  const stream = await session.engine.stream('POST', '/images/create', {
+    query: {
+      fromSrc: '-',
+      repo: reference && familiarName(reference),
+      tag: reference?.tag,
+      message: flags.message,
+      platform: flags.platform,
+      changes: flags.change,
+    },
+    body: file === '-' ? process.stdin : createReadStream(file),
+  });
+  await showProgress(stream, { output: process.stdout, quiet: false });
+}
+
 export interface PruneFlags {
   readonly all?: boolean;
   readonly filter?: readonly string[];
