@@ -52,7 +52,7 @@ export function applyChanges(config: ImageRunConfig, changes: readonly string[])
     .reduce((changed, instruction) => {
       const name = instruction.getInstruction().toUpperCase();
       const change = Object.hasOwn(CHANGES, name) ? CHANGES[name] : undefined;
-      if (change === undefined) throw new AppError('invalid', `${name} is not a valid change command`);
+      if (change === undefined) throw new AppError('invalid', `${name.toLowerCase()} is not a valid change command`);
       return change(changed, instruction);
     }, config);
 }

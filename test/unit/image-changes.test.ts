@@ -29,9 +29,9 @@ it('keeps what it does not change', () => {
 });
 
 it.each([
-  ['RUN x', 'RUN is not a valid change command'],
-  ['FROM x', 'FROM is not a valid change command'],
-  ['nonsense', 'NONSENSE is not a valid change command'],
+  ['RUN x', 'run is not a valid change command'],
+  ['FROM x', 'from is not a valid change command'],
+  ['nonsense', 'nonsense is not a valid change command'],
   ['CMD', 'cannot change the image by CMD: it needs an argument'],
   ['EXPOSE eighty', 'cannot change the image by EXPOSE: "eighty" is no port'],
 ])('refuses %j', (change, message) => {

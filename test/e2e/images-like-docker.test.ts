@@ -1,0 +1,207 @@
+/**
+ * The same script of docker's client against dockerd and against our engine. What is printed must be the same, but for
+ * sizes (ours count compressed blobs too), ids of what each makes itself, the order of progress, and errors that dockerd
+ * itself words differently from version to version (those of a registry).
+ */
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { buildImage, buildLayer, busyboxLayer, writeLayout } from '../fixtures/images.ts';
+import { type Program, run, startProgram, succeed } from '../fixtures/programs.ts';
+import { tarOf } from '../fixtures/tar.ts';
+import { type TestHost, testHost } from '../kernel/leaks.ts';
+
+const undo = new AsyncDisposableStack();
+let host: TestHost;
+let registry: string;
+let engines: { readonly dockerd: string; readonly berthd: string };
+
+/** Everything listens in a network namespace of its own: dockerd changes the firewall of the one that it is in. */
+beforeAll(async () => {
+  host = undo.use(await testHost());
+  const apart = ['--net', '--', 'sh', '-c', 'ip link set lo up && echo up && exec sleep infinity'];
+  const holder = undo.use(
+    await startProgram(host, {
+      name: 'namespace',
+      command: 'unshare',
+      args: apart,
+      ready: (program) => (program.output().includes('up') ? program : undefined),
+    }),
+  );
+  const inside = [`--net=/proc/${holder.pid}/ns/net`, '--'];
+  registry = await startRegistryInside(inside);
+  const [dockerd, berthd] = await Promise.all([startDockerd(inside), startBerthd(inside)]);
+  engines = { dockerd, berthd };
+  const layers = [await busyboxLayer(), buildLayer([{ name: 'etc/app', content: 'app' }])];
+  const config = { Env: ['PATH=/bin'], Cmd: ['sh'], Labels: { a: 'b' }, ExposedPorts: { '80/tcp': {} }, User: 'root' };
+  for (const [tag, image] of [
+    ['1', buildImage({ layers, config })],
+    ['2', buildImage({ layers: [...layers, buildLayer([{ name: 'etc/more', content: 'more' }])], config })],
+  ] as const) {
+    const layout = join(host.root, `layout-${tag}`);
+    await writeLayout(image, layout);
+    const copy = ['--insecure-policy', 'copy', '-q', '--dest-tls-verify=false', `oci:${layout}:latest`];
+    await succeed('nsenter', [...inside, 'skopeo', ...copy, `docker://${registry}/app:${tag}`], { env: host.env });
+  }
+  await writeFile(join(host.root, 'fs.tar'), tarOf([{ name: 'bin/sh', content: 'sh' }]));
+});
+afterAll(() => undo.disposeAsync());
+
+const INSPECTED =
+  '{{.Id}} {{.RepoTags}} {{.RepoDigests}} {{.Os}}/{{.Architecture}} {{json .Config.Env}} {{json .Config.Cmd}}';
+const MORE_INSPECTED = '{{json .Config.Labels}} {{json .Config.ExposedPorts}} {{.Config.User}} {{json .RootFS}}';
+
+/** REG is the registry, ROOT a directory of the engine's own. */
+const SCRIPT: readonly string[] = [
+  'pull REG/app:1',
+  'pull REG/app:1',
+  'pull REG/app:2',
+  'pull -q REG/app:2',
+  'images --no-trunc --digests --format {{.Repository}}|{{.Tag}}|{{.Digest}}|{{.ID}}',
+  `image inspect --format ${INSPECTED} REG/app:1`,
+  `image inspect --format ${MORE_INSPECTED} REG/app:2`,
+  'image inspect nosuch:1',
+  'history --no-trunc --format {{.ID}}|{{.CreatedBy}}|{{.Comment}} REG/app:2',
+  'tag REG/app:1 REG/other:3',
+  'tag nosuch other',
+  'images --format {{.Repository}}:{{.Tag}} --filter reference=*/other',
+  'images --format {{.Repository}}:{{.Tag}} --filter label=a=b --filter before=REG/app:2',
+  'push REG/other:3',
+  'rmi REG/other:3',
+  'rmi REG/other:3',
+  'save -o ROOT/saved.tar REG/app:1 REG/app:2',
+  'rmi REG/app:1 REG/app:2',
+  'load -q -i ROOT/saved.tar',
+  'images --no-trunc --format {{.Repository}}:{{.Tag}}|{{.ID}}',
+  'import -m message -c CMD["sh"] -c ENV=A=1 TAR made:1',
+  'image inspect --format {{json .Config.Cmd}}{{json .Config.Env}}{{.Comment}} made:1',
+  'import -c RUN TAR made:2',
+  'create --name user REG/app:1',
+  'rmi REG/app:1',
+  'system df --format {{.Type}}|{{.TotalCount}}|{{.Active}}',
+  'image prune -f',
+  'image prune -a -f',
+  'images --format {{.Repository}}:{{.Tag}}',
+  'rm user',
+  'image prune -a -f --filter until=1s',
+  'images -q',
+];
+
+it('prints what dockerd prints', { timeout: 120_000 }, async () => {
+  const [docker, ours] = await Promise.all([transcript(engines.dockerd), transcript(engines.berthd)]);
+  expect(ours).toEqual(docker);
+});
+
+async function transcript(url: string): Promise<readonly string[]> {
+  const lines: string[] = [];
+  const own = join(host.root, url.endsWith('docker.sock') ? 'of-dockerd' : 'of-berthd');
+  await mkdir(own);
+  for (const line of SCRIPT) {
+    const words = line.split(' ').map((word) =>
+      word
+        .replace('REG', registry)
+        .replace('ROOT', own)
+        .replace(/^TAR$/, join(host.root, 'fs.tar'))
+        .replace(/^CMD\[/, 'CMD [')
+        .replace(/^ENV=/, 'ENV '),
+    );
+    const args = joined(words);
+    const { code, stdout, stderr } = await run('docker', ['-H', url, ...args], { env: host.env });
+    lines.push(`$ ${line} -> ${code}`, ...normalized(stdout), ...normalized(stderr).map((said) => `! ${said}`));
+  }
+  return lines;
+}
+
+/** A format holds spaces: what follows --format up to the next word that is a name or an option is one argument. */
+function joined(words: readonly string[]): readonly string[] {
+  const at = words.indexOf('--format');
+  if (at === -1 || words[1] !== 'inspect') return words;
+  return [...words.slice(0, at + 1), words.slice(at + 1, -1).join(' '), ...words.slice(-1)];
+}
+
+function normalized(text: string): readonly string[] {
+  return [
+    ...new Set(
+      text
+        .split('\n')
+        .filter((line) => line !== '')
+        // Steps of progress come and go; what stays is where each layer ended.
+        .filter((line) => !/: (?:Pulling fs layer|Waiting|Verifying Checksum|Download complete|Preparing)$/.test(line))
+        .map((line) =>
+          line
+            .replaceAll(registry, 'REG')
+            // Older dockerds say it twice.
+            .replace(/no such image: \S+: (?=No such image)/, '')
+            .replace(/container [0-9a-f]{12}/, 'container ID')
+            // Of a manifest that was pushed: dockerd writes a new one.
+            .replace(/^(Untagged: \S+@)sha256:[0-9a-f]{64}$/, '$1ID')
+            .replace(/^([Dd]eleted): sha256:[0-9a-f]{64}$/, '$1: ID')
+            .replace(/^sha256:[0-9a-f]{64}$/, 'ID')
+            .replace(/digest: sha256:[0-9a-f]{64} size: \d+/, 'digest: ID size: SIZE')
+            .replace(/^[0-9a-f]{64}$/, 'ID')
+            .replace(/^[0-9a-f]{12}: (?:Pushed|Layer already exists|Mounted from .*)$/, 'LAYER: there')
+            .replace(/\b\d+(?:\.\d+)?[kMG]?B\b/g, 'SIZE'),
+        ),
+    ),
+  ].sort();
+}
+
+async function startRegistryInside(inside: readonly string[]): Promise<string> {
+  const args = ['serve', '--root', join(host.root, 'registry'), '--listen', '127.0.0.1:0'];
+  const { address } = undo.use(
+    await startProgram(host, {
+      name: 'registry',
+      command: 'nsenter',
+      args: [...inside, process.execPath, entry('registry/main.ts'), ...args],
+      ready: (program) => {
+        const found = /ready on http:\/\/(127\.0\.0\.1:\d+)/.exec(program.output())?.[1];
+        return found === undefined ? undefined : { ...program, address: found };
+      },
+    }),
+  );
+  return address;
+}
+
+async function startDockerd(inside: readonly string[]): Promise<string> {
+  const at = (name: string) => join(host.root, 'dockerd', name);
+  await mkdir(at('data'), { recursive: true });
+  await writeFile(at('config.json'), '{}');
+  const url = `unix://${at('docker.sock')}`;
+  const places = ['--data-root', at('data'), '--exec-root', at('exec'), '--pidfile', at('pid')];
+  const quiet = ['--config-file', at('config.json'), '--log-level', 'warn', '--bridge', 'none', '--iptables=false'];
+  undo.use(
+    await startProgram(host, {
+      name: 'dockerd',
+      command: 'nsenter',
+      args: [...inside, 'dockerd', '--host', url, ...places, ...quiet],
+      ready: answering(url),
+    }),
+  );
+  return url;
+}
+
+async function startBerthd(inside: readonly string[]): Promise<string> {
+  const url = `unix://${join(host.runDir, 'berth.sock')}`;
+  const places = ['--root', join(host.root, 'engine'), '--run-dir', host.runDir, '--listen', url];
+  undo.use(
+    await startProgram(host, {
+      name: 'engine',
+      command: 'nsenter',
+      args: [...inside, process.execPath, entry('runtime/daemon.ts'), ...places],
+      ready: answering(url),
+    }),
+  );
+  return url;
+}
+
+function answering(url: string) {
+  return async (program: Program) => {
+    const { code } = await run('docker', ['-H', url, 'version'], { env: host.env });
+    return code === 0 ? program : undefined;
+  };
+}
+
+function entry(path: string): string {
+  return fileURLToPath(new URL(`../../${path}`, import.meta.url));
+}
