@@ -88,9 +88,23 @@ type Reader = Pick<Transaction<ImageTables>, 'selectFrom'>;
 
 export class ImageStore {
   readonly #database: Database<ImageTables>;
+  /** Kept from one write to the next: lists and `df` ask for everything, and far more often than it changes. */
+  #images: Promise<readonly StoredImage[]> | undefined;
+  #blobBytes: Promise<ReadonlyMap<Digest, number>> | undefined;
 
+  /** The only writer of its tables. */
   constructor(database: Database<ImageTables>) {
     this.#database = database;
+  }
+
+  async #write<T>(work: (trx: Transaction<ImageTables>) => Promise<T>): Promise<T> {
+    try {
+      return await this.#database.write(work);
+    } finally {
+      // Also what began to be read meanwhile is of before.
+      this.#images = undefined;
+      this.#blobBytes = undefined;
+    }
   }
 
   /** @throws AppError 'not-found' in Docker's words, 'invalid' for what can be neither a name nor an id */
@@ -130,7 +144,11 @@ export class ImageStore {
 
   /** Newest first. */
   all(): Promise<readonly StoredImage[]> {
-    return this.#database.read((snapshot) => readImages(snapshot));
+    this.#images ??= this.#database.read((snapshot) => readImages(snapshot)).catch((error) => {
+      this.#images = undefined;
+      throw error;
+    });
+    return this.#images;
   }
 
   async config(id: ImageId): Promise<ImageConfig> {
@@ -147,7 +165,7 @@ export class ImageStore {
   put(image: NewImage): Promise<void> {
     const config = parseImageConfig(image.config);
     const { id, manifest, source } = image;
-    return this.#database.write(async (trx) => {
+    return this.#write(async (trx) => {
       await trx
         .insertInto('image')
         .values({
@@ -189,11 +207,11 @@ export class ImageStore {
 
   /** A download that is committed: from now on `df` counts it. */
   async putBlob(blob: StoredBlob): Promise<void> {
-    await this.#database.write((trx) => insertBlob(trx, blob));
+    await this.#write((trx) => insertBlob(trx, blob));
   }
 
   async putSource(digest: Digest, repository: string): Promise<void> {
-    await this.#database.write(async (trx) => {
+    await this.#write(async (trx) => {
       // It may have been removed meanwhile: then there is nothing to remember.
       const blob = await trx.selectFrom('blob').select('digest').where('digest', '=', digest).executeTakeFirst();
       if (blob !== undefined) await insertSource(trx, digest, repository);
@@ -213,7 +231,7 @@ export class ImageStore {
   /** Points names (with a tag or a digest) at an image. @throws AppError 'not-found' when it is gone by now */
   setNames(names: readonly Reference[], target: NameTarget): Promise<void> {
     const { id, manifestDigest } = target;
-    return this.#database.write(async (trx) => {
+    return this.#write(async (trx) => {
       const manifest = await trx
         .selectFrom('imageManifest')
         .select('digest')
@@ -234,7 +252,7 @@ export class ImageStore {
     gone: { readonly names: readonly string[]; readonly images: readonly ImageId[] },
     choose: (unnamed: Unnamed) => Promise<readonly Digest[]>,
   ): Promise<void> {
-    return this.#database.write(async (trx) => {
+    return this.#write(async (trx) => {
       const before = await everyNamed(trx);
       for (const name of gone.names) await trx.deleteFrom('imageName').where('name', '=', name).execute();
       for (const id of gone.images) await trx.deleteFrom('image').where('id', '=', id).execute();
@@ -248,7 +266,7 @@ export class ImageStore {
 
   /** The same for what no image names, among `layers`, and for all blobs. */
   collect(layers: readonly LayerId[], choose: (unnamed: Unnamed) => Promise<readonly Digest[]>): Promise<void> {
-    return this.#database.write(async (trx) => {
+    return this.#write(async (trx) => {
       const named = await everyNamed(trx);
       const blobs = await orphanBlobs(trx);
       await deleteBlobs(trx, await choose({ blobs, layers: layers.filter((id) => !named.layers.has(id)) }));
@@ -260,7 +278,15 @@ export class ImageStore {
   }
 
   /** What each blob occupies. */
-  async blobBytes(): Promise<ReadonlyMap<Digest, number>> {
+  blobBytes(): Promise<ReadonlyMap<Digest, number>> {
+    this.#blobBytes ??= this.#readBlobBytes().catch((error) => {
+      this.#blobBytes = undefined;
+      throw error;
+    });
+    return this.#blobBytes;
+  }
+
+  async #readBlobBytes(): Promise<ReadonlyMap<Digest, number>> {
     const rows = await this.#database.kysely.selectFrom('blob').select(['digest', 'diskBytes']).execute();
     return new Map(rows.map((row) => [row.digest, row.diskBytes]));
   }

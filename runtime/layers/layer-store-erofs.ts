@@ -121,6 +121,14 @@ export function createLayerStore(options: LayerStoreOptions): LayerStore & Async
     });
   }
 
+  /** Kept from one change to the next: `df` and lists of images ask for all layers, and far more often than they change. */
+  let listed: Promise<readonly Layer[]> | undefined;
+
+  async function readAll(): Promise<readonly Layer[]> {
+    const rows = await database.kysely.selectFrom('layer').selectAll().orderBy('number').execute();
+    return rows.map(layerOf);
+  }
+
   async function find(diffId: Digest, lower: Chain): Promise<Layer | undefined> {
     return findAbove(diffId, await layersOf(lower));
   }
@@ -266,6 +274,8 @@ export function createLayerStore(options: LayerStoreOptions): LayerStore & Async
     } catch (error) {
       await rm(imagePath(id), { force: true });
       throw error;
+    } finally {
+      listed = undefined;
     }
   }
 
@@ -291,12 +301,16 @@ export function createLayerStore(options: LayerStoreOptions): LayerStore & Async
       if ((await options.isMounted?.(layer.number)) === true)
         throw new AppError('conflict', `cannot remove layer ${id}: it is mounted`);
       await database.write((transaction) => transaction.deleteFrom('layer').where('id', '=', id).execute());
+      listed = undefined;
       await rm(pathOf(layer), { force: true });
       return true;
     },
-    async list() {
-      const rows = await database.kysely.selectFrom('layer').selectAll().orderBy('number').execute();
-      return rows.map(layerOf);
+    list() {
+      listed ??= readAll().catch((error) => {
+        listed = undefined;
+        throw error;
+      });
+      return listed;
     },
     openFile: async (layer, { node }) => openFileInImage(pathOf(layer), node),
     pathOf,
