@@ -1,5 +1,14 @@
 /** The options of berthd, for flags, environment (BERTH_ENGINE_…) and file alike. */
-import { type Config, choiceOption, listOption, type Program, structureOption, textOption } from '../shared/config.ts';
+import {
+  bytesOption,
+  type Config,
+  choiceOption,
+  durationOption,
+  listOption,
+  type Program,
+  structureOption,
+  textOption,
+} from '../shared/config.ts';
 import { LOG_LEVELS } from '../shared/log.ts';
 import { mirrorsSchema, type RegistryMirrors } from './registries.ts';
 
@@ -38,6 +47,19 @@ const OPTIONS = {
     description: 'hosts that are reached without a proxy (default: no_proxy of the environment)',
     default: undefined,
   }),
+  imageGcAgeMs: durationOption({
+    description: 'remove unused images that were pulled or named longer ago; 0 = keep them',
+    default: 0,
+  }),
+  imageGcSizeBytes: bytesOption({
+    description: 'remove unused images, oldest first, while all images occupy more; 0 = no limit',
+    default: 0,
+  }),
+  imageGcFreeBytes: bytesOption({
+    description: 'remove unused images, oldest first, while less than this is free on the disk; 0 = no limit',
+    default: 0,
+  }),
+  imageGcEveryMs: durationOption({ description: 'how often unused images are looked at', default: 600_000 }),
   addressPools: listOption({
     description: 'where subnets of networks are chosen from; those that the host already routes are left out',
     default: ['172.17.0.0/16', '172.18.0.0/15', '172.20.0.0/14', '172.24.0.0/13'],

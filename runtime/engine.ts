@@ -32,7 +32,8 @@ import {
 } from './description.ts';
 import { type Distribution, describeRemote } from './distribution.ts';
 import { createEventLog, type EventLog } from './events.ts';
-import type { Images, ImageUsers } from './images/images.ts';
+import type { GcPolicy } from './images/gc-policy.ts';
+import type { Images, ImageUsers, PruneResult } from './images/images.ts';
 import { openImages } from './images/open.ts';
 import { IMAGE_MIGRATIONS, type ImageTables } from './images/tables.ts';
 import { createCgroups } from './kernel/cgroups.ts';
@@ -123,6 +124,8 @@ export interface Engine extends AsyncDisposable {
   readonly now: () => Date;
   /** What this engine and its host are. */
   readonly description: EngineDescription;
+  /** By the configured policy: removes unused images, or tells which ones would go. */
+  collectImages(options: { readonly dryRun: boolean }): Promise<PruneResult>;
   /** What lies beside images and writable layers, in bytes on disk. */
   otherUsage(): Promise<{ readonly logBytes: number; readonly metadataBytes: number }>;
   /**
@@ -184,6 +187,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   const connect = createRegistries({ ...registries, userAgent: `berthd/${version}` });
   const images = openImages({
     database,
+    directory: root,
     blobs: createFsBlobStore({ root: join(root, 'content'), now }),
     layers: unmountingLayers(layers, snapshotter),
     users: lateUsers(() => containers.users),
@@ -308,6 +312,8 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   await containers.adoptAll();
   await images.sweep();
 
+  undo.use(startImageGc({ images, log }, { policy: gcPolicyOf(config), everyMs: config.imageGcEveryMs }));
+
   const description = describeEngine({
     tag,
     version,
@@ -330,6 +336,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     events,
     now,
     description,
+    collectImages: (collecting) => images.collectByPolicy(gcPolicyOf(config), collecting),
     async otherUsage() {
       return { logBytes: await containers.logBytes(), metadataBytes: await databaseBytes(database) };
     },
@@ -343,6 +350,38 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     },
     close,
     [Symbol.asyncDispose]: close,
+  };
+}
+
+function gcPolicyOf({ imageGcAgeMs, imageGcSizeBytes, imageGcFreeBytes }: EngineConfig): GcPolicy {
+  return { maxAgeMs: imageGcAgeMs, maxBytes: imageGcSizeBytes, minFreeBytes: imageGcFreeBytes };
+}
+
+/** Collects images again and again; disposing ends that, and waits for a collection that runs. */
+function startImageGc(
+  { images, log }: { readonly images: Images; readonly log: Log },
+  { policy, everyMs }: { readonly policy: GcPolicy; readonly everyMs: number },
+): AsyncDisposable {
+  let running: Promise<void> = Promise.resolve();
+  const collect = async () => {
+    try {
+      const { removals, reclaimedBytes } = await images.collectByPolicy(policy);
+      if (removals.length > 0) log.info('collected unused images', { removals: removals.length, reclaimedBytes });
+    } catch (error) {
+      log.error('cannot collect unused images', { error });
+    }
+  };
+  const isAsked = Object.values(policy).some((limit) => limit > 0);
+  const timer = isAsked
+    ? setInterval(() => {
+        running = running.then(collect);
+      }, everyMs).unref()
+    : undefined;
+  return {
+    async [Symbol.asyncDispose]() {
+      clearInterval(timer);
+      await running;
+    },
   };
 }
 

@@ -2,14 +2,21 @@
  * What Docker's API has no place for, under `/berth/v1/`:
  *
  *   GET /berth/v1/usage   { LogicalBytes, ActualBytes, ReclaimableBytes, Parts: [{ Name, Bytes }] }
+ *   POST /berth/v1/images/gc?dryRun=1   { Removals: [{ Untagged | Deleted }], ReclaimedBytes }, by berthd's policy
  *
  * Logical counts every image whole; actual counts each layer and blob once and is the sum of the parts: what the state
  * directory occupies. Orphans are bytes that no image names any more; the next start or removal collects them.
  */
 import type { Engine } from '../engine.ts';
-import { type ApiRouter, sendJson } from './context.ts';
+import { type ApiRouter, queryFlag, sendJson } from './context.ts';
+import { removalJson } from './image-json.ts';
 
 export function addBerthRoutes(router: ApiRouter, engine: Engine): void {
+  router.post('/berth/v1/images/gc', async (ctx) => {
+    const { removals, reclaimedBytes } = await engine.collectImages({ dryRun: queryFlag(ctx, 'dryRun') });
+    sendJson(ctx, { Removals: removals.map(removalJson), ReclaimedBytes: reclaimedBytes });
+  });
+
   router.get('/berth/v1/usage', async (ctx) => {
     const [images, containers, other] = await Promise.all([
       engine.images.usage(),

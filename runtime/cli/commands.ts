@@ -591,6 +591,12 @@ export function buildProgram(program: Command, act: Act, words: ReadonlySet<stri
       ),
     );
 
+  image
+    .command('gc')
+    .description("remove unused images by the engine's policy, oldest first")
+    .option('--dry-run', 'only tell what would go')
+    .action(act(async (session, flags: { dryRun?: boolean }) => (await images()).collectImages(session, flags)));
+
   const inspecting = (at: Command, name: string, type: string | undefined) =>
     at
       .command(name)

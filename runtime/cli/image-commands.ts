@@ -229,6 +229,19 @@ export async function importImage(
   await showProgress(stream, { output: process.stdout, quiet: false });
 }
 
+export interface CollectFlags {
+  readonly dryRun?: boolean;
+}
+
+export async function collectImages(session: Session, flags: CollectFlags): Promise<void> {
+  const query = { dryRun: flags.dryRun === true ? 1 : undefined };
+  const answer = object(await session.engine.call('POST', '/berth/v1/images/gc', { query }));
+  for (const removal of list(answer.Removals).map(object))
+    say(removal.Untagged === undefined ? `deleted: ${text(removal.Deleted)}` : `untagged: ${text(removal.Untagged)}`);
+  const words = flags.dryRun === true ? 'Would reclaim' : 'Total reclaimed space';
+  print(`${words}: ${formatBytes(number(answer.ReclaimedBytes))}`);
+}
+
 export interface PruneFlags {
   readonly all?: boolean;
   readonly filter?: readonly string[];

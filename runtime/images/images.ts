@@ -14,6 +14,7 @@ import type { Digest } from '../../shared/digest.ts';
 import type { Descriptor, ImageConfig, ImageRunConfig, Platform } from '../../shared/oci.ts';
 import type { Cancelable } from '../../shared/streams.ts';
 import type { Chain, LayerId } from '../layers/layer-store.ts';
+import type { GcPolicy } from './gc-policy.ts';
 import type { PullEvent, PushEvent } from './progress.ts';
 
 /** Digest of the image's config. */
@@ -59,6 +60,11 @@ export interface Images {
   usage(): Promise<ImagesUsage>;
   /** Removes unused images, and every byte that nothing names any more. */
   prune(filter?: PruneFilter): Promise<PruneResult>;
+  /**
+   * Removes unused images by a policy, oldest first: what runs or is leased stays, and so do unfinished downloads.
+   * With dryRun it tells what would go.
+   */
+  collectByPolicy(policy: GcPolicy, options?: { readonly dryRun?: boolean | undefined }): Promise<PruneResult>;
   /** A tar that is both a docker-archive and an OCI layout. The caller owns the stream. @throws as resolve */
   save(names: readonly string[], options?: Cancelable): Promise<Readable>;
   /** Reads such a tar, compressed or not. @throws AppError 'invalid', 'integrity' */

@@ -1,5 +1,5 @@
 /** Wires the image store together: rows, content, leases and transfers behind the one interface `Images`. */
-import { stat } from 'node:fs/promises';
+import { stat, statfs } from 'node:fs/promises';
 import type { FsBlobStore } from '../../shared/blob-store-fs.ts';
 import type { Database } from '../../shared/database.ts';
 import type { Digest } from '../../shared/digest.ts';
@@ -17,7 +17,7 @@ import { hostPlatform } from './platform.ts';
 import type { ImagePorts } from './ports.ts';
 import { pullAllTags, pullImage } from './pull.ts';
 import { pushImage } from './push.ts';
-import { collectUnnamed, KEEP_UNFINISHED_MS, pruneImages, removeImage, sweepImages } from './reclaim.ts';
+import { applyGcPolicy, collectUnnamed, KEEP_UNFINISHED_MS, pruneImages, removeImage, sweepImages } from './reclaim.ts';
 import { imageHistory, inspectImage, listImages, reportUsage } from './report.ts';
 import { ImageStore, noSuchImage, type StoredBlob } from './store.ts';
 import type { ImageTables } from './tables.ts';
@@ -25,6 +25,8 @@ import { createSlots, createTransfers } from './transfers.ts';
 
 export interface ImagesOptions extends Pick<ImagePorts, 'connect' | 'now' | 'randomId'> {
   readonly database: Database<ImageTables>;
+  /** Any on the disk that all of it is on. */
+  readonly directory: string;
   /** The content store; the image store is its only owner. */
   readonly blobs: FsBlobStore;
   readonly layers: LayerStore;
@@ -89,6 +91,10 @@ export function openImages(options: ImagesOptions): Images {
     push: (reference, push) => pushImage(ports, reference, { ...push, slots: uploads }),
     usage: () => reportUsage(ports),
     prune: (filter) => pruneImages(ports, filter),
+    async collectByPolicy(policy, collecting) {
+      const { bavail, bsize } = await statfs(options.directory);
+      return await applyGcPolicy(ports, policy, { ...collecting, freeBytes: bavail * bsize });
+    },
     save: (names, save) => saveImages(ports, names, save),
     load: (tar, load) => loadImages(ports, tar, load),
     import: (tar, imported) => importImage(ports, tar, imported),

@@ -9,6 +9,7 @@ import { type Digest, hexOf } from '../../shared/digest.ts';
 import { isKind, messageOf } from '../../shared/errors.ts';
 import type { Layer, LayerId } from '../layers/layer-store.ts';
 import { hasLabels } from './filters.ts';
+import { countToRemove, type GcPolicy } from './gc-policy.ts';
 import type { Collected, PruneFilter, PruneResult, Removal, RemoveOptions } from './images.ts';
 import type { Condemned } from './leases.ts';
 import type { ImagePorts } from './ports.ts';
@@ -89,35 +90,87 @@ export async function pruneImages(ports: ImagePorts, filter: PruneFilter = {}): 
     (filter.until !== undefined && image.createdAt >= filter.until) ||
     !hasLabels(image.labels, filter.labels ?? []) ||
     (filter.labelsNot ?? []).some((label) => hasLabels(image.labels, [label]));
-  const kept = new Set(state.images.filter(isKept).map((image) => image.id));
-  // What a kept image was made from stays too; going up ends, because every step adds an image.
-  for (const image of state.images)
-    for (let at: StoredImage | undefined = image; at !== undefined && kept.has(at.id); ) {
-      const parentId: Digest | undefined = at.parentId;
-      at =
-        parentId === undefined || kept.has(parentId) ? undefined : state.images.find((other) => other.id === parentId);
-      if (at !== undefined) kept.add(at.id);
-    }
+  const kept = withParents(state.images, state.images.filter(isKept));
   const gone = state.images.filter((image) => !kept.has(image.id));
-  const removals = gone.flatMap((image): Removal[] => [
-    ...image.names.map((name) => ({ untagged: name.familiar })),
-    { deleted: image.id },
-  ]);
+  const removals = gone.flatMap(removalsOf);
   if (filter.dryRun === true)
     return { removals, reclaimedBytes: sumsOf(ports, state, kept).reclaimableBytes + state.ingestBytes };
 
-  const names = gone.flatMap((image) => image.names.map((name) => name.name));
-  const images = gone.map((image) => image.id);
-  const erasure = await erase(ports, (choose) => ports.store.remove({ names, images }, choose));
-  const erased = await erasure.done;
-  for (const image of gone)
-    publish(ports, image.id, [...image.names.map((name) => ({ untagged: name.familiar })), { deleted: image.id }]);
+  const erased = await removeImages(ports, gone);
   const collected = await collectUnnamed(ports, { keepMs: 0 });
   const reclaimedBytes = bytesOf(erased) + collected.bytes;
   ports.events.publish({ type: 'image', action: 'prune', id: '', attributes: { reclaimed: String(reclaimedBytes) } });
   // Also what no image named: docker's CLI shows no space at all when the list is empty.
   const layers = [...erased.layers, ...collected.erased.layers].map((layer) => ({ deleted: layer.id }));
   return { removals: [...removals, ...layers], reclaimedBytes };
+}
+
+/** What the policy says may go, oldest first. Unfinished downloads stay for their next try. */
+export async function applyGcPolicy(
+  ports: ImagePorts,
+  policy: GcPolicy,
+  options: { readonly freeBytes: number; readonly dryRun?: boolean | undefined },
+): Promise<PruneResult> {
+  await ports.erasures.settled();
+  const state = await readUsage(ports);
+  const unused = state.images.filter((image) => !state.inUse.has(image.id) && !ports.leases.isProtected(image.id));
+  const oldestFirst = unused.toSorted((a, b) => usedMs(a) - usedMs(b));
+  const used = withParents(
+    state.images,
+    state.images.filter((image) => !unused.includes(image)),
+  );
+  const removable = oldestFirst.filter((image) => !used.has(image.id));
+  const keptWithout = (count: number) => {
+    const gone = new Set(removable.slice(0, count));
+    return withParents(
+      state.images,
+      state.images.filter((image) => !gone.has(image)),
+    );
+  };
+  const { actualBytes } = sumsOf(ports, state);
+  const freedBy = (count: number) => (count === 0 ? 0 : sumsOf(ports, state, keptWithout(count)).reclaimableBytes);
+  const count = countToRemove(policy, {
+    agesMs: removable.map((image) => ports.now().getTime() - usedMs(image)),
+    actualBytes,
+    freeBytes: options.freeBytes,
+    freedBy,
+  });
+  const kept = keptWithout(count);
+  const gone = state.images.filter((image) => !kept.has(image.id));
+  const removals = gone.flatMap(removalsOf);
+  if (gone.length === 0) return { removals, reclaimedBytes: 0 };
+  if (options.dryRun === true) return { removals, reclaimedBytes: freedBy(count) };
+  return { removals, reclaimedBytes: bytesOf(await removeImages(ports, gone)) };
+}
+
+/** When the image was last named here; a container that runs uses it whatever its age. */
+function usedMs({ taggedAt, createdAt }: StoredImage): number {
+  return (taggedAt ?? createdAt).getTime();
+}
+
+/** What a kept image was made from stays too. */
+function withParents(images: readonly StoredImage[], kept: readonly StoredImage[]): ReadonlySet<Digest> {
+  const byId = new Map(images.map((image) => [image.id, image]));
+  const ids = new Set<Digest>();
+  for (const image of kept)
+    for (let at: StoredImage | undefined = image; at !== undefined && !ids.has(at.id); ) {
+      ids.add(at.id);
+      at = at.parentId === undefined ? undefined : byId.get(at.parentId);
+    }
+  return ids;
+}
+
+function removalsOf(image: StoredImage): readonly Removal[] {
+  return [...image.names.map((name) => ({ untagged: name.familiar })), { deleted: image.id }];
+}
+
+async function removeImages(ports: ImagePorts, gone: readonly StoredImage[]): Promise<Erased> {
+  const names = gone.flatMap((image) => image.names.map((name) => name.name));
+  const images = gone.map((image) => image.id);
+  const erasure = await erase(ports, (choose) => ports.store.remove({ names, images }, choose));
+  const erased = await erasure.done;
+  for (const image of gone) publish(ports, image.id, removalsOf(image));
+  return erased;
 }
 
 /** Removes blobs, layers and unfinished downloads that nothing names, leases or uses, once they are older than keepMs. */

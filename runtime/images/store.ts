@@ -144,10 +144,12 @@ export class ImageStore {
 
   /** Newest first. */
   all(): Promise<readonly StoredImage[]> {
-    this.#images ??= this.#database.read((snapshot) => readImages(snapshot)).catch((error) => {
-      this.#images = undefined;
-      throw error;
-    });
+    this.#images ??= this.#database
+      .read((snapshot) => readImages(snapshot))
+      .catch((error) => {
+        this.#images = undefined;
+        throw error;
+      });
     return this.#images;
   }
 

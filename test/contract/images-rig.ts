@@ -51,6 +51,7 @@ export async function openImagesRig(given?: string): Promise<ImagesRig> {
     const layers = createLayerStore({ root, database, log, now, randomId, workers: 2 });
     const images = openImages({
       database,
+      directory: root,
       blobs,
       layers,
       users: {

@@ -502,6 +502,36 @@ describe('rmi, prune and df', () => {
   });
 });
 
+describe('the policy of collection', () => {
+  it('removes the oldest unused images until they fit, and tells before', async () => {
+    const [shared, size] = [layer('shared', 50_000), 200_000];
+    const names = ['old', 'used', 'leased', 'young'];
+    for (const name of names) {
+      await pulled(name, buildImage({ layers: [shared, layer(name, size)] }));
+      rig.clockMs += 60_000;
+    }
+    const named = (name: string) => rig.images.resolve(`${registry.host}/${name}:1`);
+    rig.users.set((await named('used')).id, [{ containerId: 'c'.repeat(64), running: false }]);
+    await using lease = rig.images.lease();
+    await lease.protectImage(await named('leased'));
+    const { actualBytes } = await rig.images.usage();
+    const policy = { maxAgeMs: 0, maxBytes: actualBytes - size, minFreeBytes: 0 };
+
+    const told = await rig.images.collectByPolicy(policy, { dryRun: true });
+    expect(told.removals).toContainEqual({ untagged: `${registry.host}/old:1` });
+    expect((await rig.images.list()).length).toBe(names.length);
+    const done = await rig.images.collectByPolicy(policy);
+    expect(done).toEqual(told);
+    expect((await rig.images.usage()).actualBytes).toBe(actualBytes - done.reclaimedBytes);
+    await expect(named('old')).rejects.toMatchObject({ kind: 'not-found' });
+
+    // Whatever is asked for, what is used and leased stays.
+    await rig.images.collectByPolicy({ maxAgeMs: 1, maxBytes: 1, minFreeBytes: Number.MAX_SAFE_INTEGER });
+    const left = (await rig.images.list()).flatMap((image) => image.repoTags).sort();
+    expect(left).toEqual(['leased', 'used'].map((name) => `${registry.host}/${name}:1`));
+  });
+});
+
 describe('push', () => {
   it('sends exactly the bytes that it has, once, and mounts across repositories', async () => {
     await using target = await startMemoryRegistry(createOpenAccess({ anonymousWrites: true }));
