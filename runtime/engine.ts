@@ -253,7 +253,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
         thermalThrottlePaths: facts.thermalThrottlePaths,
         runtimeNamespaces: [...(await runtime.namespaces())],
       },
-      init: facts.programs.catatonit?.path,
+      init: (facts.programs.catatonit ?? facts.programs['tini-static'] ?? facts.programs['docker-init'])?.path,
       cgroupParent,
     }),
     layerBytes: async (chain) => {

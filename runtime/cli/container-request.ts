@@ -124,10 +124,27 @@ export function addContainerFlags(command: Command): Command {
 }
 
 export interface FlagFiles {
-  /** Lines of `--env-file` and `--label-file` files. */
+  /** Text of `--env-file` and `--label-file` files, and of seccomp profiles. */
   readonly read: (path: string) => string;
   /** The caller's environment, for `-e NAME`. */
   readonly env: Readonly<Record<string, string | undefined>>;
+}
+
+/** The engine takes a profile's text, not its path; for `systempaths=unconfined` it takes empty lists. */
+function securityOf(options: readonly string[], files: FlagFiles): Record<string, unknown> {
+  const isUnconfined = (option: string) => /^systempaths[=:]unconfined$/.test(option);
+  const rest = options.filter((option) => !isUnconfined(option));
+  const paths = rest.length === options.length ? {} : { MaskedPaths: [], ReadonlyPaths: [] };
+  const profileOf = (option: string) => /^seccomp[=:](?!unconfined$|builtin$)(.+)$/.exec(option)?.[1];
+  return {
+    SecurityOpt: atLeastOne(
+      rest.map((option) => {
+        const path = profileOf(option);
+        return path === undefined ? option : `seccomp=${files.read(path)}`;
+      }),
+    ),
+    ...paths,
+  };
 }
 
 /** The body of `POST /containers/create`. @throws AppError 'invalid' */
@@ -215,7 +232,7 @@ export function containerRequest(
       Privileged: on('privileged') || undefined,
       CapAdd: atLeastOne(many('capAdd')),
       CapDrop: atLeastOne(many('capDrop')),
-      SecurityOpt: atLeastOne(many('securityOpt')),
+      ...securityOf(many('securityOpt'), files),
       GroupAdd: atLeastOne(many('groupAdd')),
       ExtraHosts: atLeastOne(many('addHost').map((entry) => entry.replace('=', ':'))),
       Dns: atLeastOne(many('dns')),

@@ -239,7 +239,10 @@ function processOf({
   const command = commandOf(config);
   if (command.length === 0) throw new AppError('invalid', 'no command specified');
   if (hostConfig.Init === true && paths.init === undefined)
-    throw new AppError('unsupported', 'cannot use --init: no init program is installed, install catatonit');
+    throw new AppError(
+      'unsupported',
+      'cannot use --init: no init program is installed, install catatonit or a static tini',
+    );
   const apparmor = security.apparmor ?? (hostConfig.Privileged ? undefined : host.apparmorProfile);
   const rlimits = hostConfig.Ulimits.map(({ Name, Soft, Hard }) => rlimitOf(Name, Soft, Hard));
   return {

@@ -30,6 +30,8 @@ export const HOST_PROGRAMS = [
   'perl',
   'tar',
   'catatonit',
+  'tini-static',
+  'docker-init',
 ] as const;
 export type HostProgramName = (typeof HOST_PROGRAMS)[number];
 

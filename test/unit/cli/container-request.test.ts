@@ -21,6 +21,14 @@ function request(...argv: readonly string[]): Record<string, unknown> {
   return body;
 }
 
+/** Every flag of `docker run` on Linux. */
+const DOCKER_FLAGS =
+  'add-host annotation attach blkio-weight blkio-weight-device cap-add cap-drop cgroup-parent cgroupns cidfile cpu-period cpu-quota cpu-rt-period cpu-rt-runtime cpu-shares cpus cpuset-cpus cpuset-mems detach detach-keys device device-cgroup-rule device-read-bps device-read-iops device-write-bps device-write-iops dns dns-option dns-search domainname entrypoint env env-file expose gpus group-add health-cmd health-interval health-retries health-start-interval health-start-period health-timeout hostname init interactive ip ip6 ipc label label-file link link-local-ip log-driver log-opt mac-address memory memory-reservation memory-swap memory-swappiness mount name network network-alias no-healthcheck oom-kill-disable oom-score-adj pid pids-limit platform privileged publish publish-all pull quiet read-only restart rm runtime security-opt shm-size sig-proxy stop-signal stop-timeout storage-opt sysctl tmpfs tty ulimit use-api-socket user userns uts volume volume-driver volumes-from workdir'.split(
+    ' ',
+  );
+/** What this engine has no meaning for; the command line refuses it by name. */
+const NOT_OFFERED: readonly string[] = ['link-local-ip', 'use-api-socket'];
+
 describe('the create request of run', () => {
   it('keeps the flags of the command that runs inside', () => {
     expect(request('--rm', 'img', 'ls', '-l', '--rm')).toMatchObject({
@@ -28,6 +36,25 @@ describe('the create request of run', () => {
       Cmd: ['ls', '-l', '--rm'],
       HostConfig: { AutoRemove: true },
     });
+  });
+
+  it('reads seccomp profiles here, and says unconfined system paths by empty lists', () => {
+    const { HostConfig } = request('--security-opt', 'seccomp=vars', '--security-opt', 'systempaths=unconfined', 'img');
+    expect(HostConfig).toMatchObject({
+      SecurityOpt: [`seccomp=${files.read('vars')}`],
+      MaskedPaths: [],
+      ReadonlyPaths: [],
+    });
+    expect(request('--security-opt', 'seccomp=unconfined', 'img')).toMatchObject({
+      HostConfig: { SecurityOpt: ['seccomp=unconfined'] },
+    });
+  });
+
+  // https://docs.docker.com/reference/cli/docker/container/run/
+  it.each(DOCKER_FLAGS)('knows --%s', (flag) => {
+    const declared = addContainerFlags(new Command('run')).options.map(({ long }) => long?.replace('--', ''));
+    const elsewhere = ['detach', 'detach-keys', 'sig-proxy'];
+    expect([...declared, ...elsewhere, ...NOT_OFFERED]).toContain(flag);
   });
 
   it('attaches what docker attaches', () => {
