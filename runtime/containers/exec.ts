@@ -355,8 +355,9 @@ async function* pipesOf(
       chunks.next().then(({ done, value }) => ({ stream, chunks, bytes: done === true ? undefined : value })),
     );
   };
-  if (child.stdout !== null) read('stdout', child.stdout[Symbol.asyncIterator]());
-  if (child.stderr !== null) read('stderr', child.stderr[Symbol.asyncIterator]());
+  // A process that could not be started for want of descriptors has no pipes at all.
+  if (child.stdout) read('stdout', child.stdout[Symbol.asyncIterator]());
+  if (child.stderr) read('stderr', child.stderr[Symbol.asyncIterator]());
   while (pending.size > 0) {
     const { stream, chunks, bytes } = await Promise.race(pending.values());
     pending.delete(stream);

@@ -3,7 +3,7 @@
  * Programs get a fixed environment (search path and C locale, since we read their messages) and never a shell; their
  * output is bounded. Long-running children (conmon, aardvark-dns) are not started here.
  */
-import { execFile, spawn } from 'node:child_process';
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { Readable, type Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { AppError, hasCode } from '../../shared/errors.ts';
@@ -110,29 +110,19 @@ export async function* streamCommand(
     env: { PATH: PROGRAM_PATH, LC_ALL: 'C' },
     stdio: ['pipe', 'pipe', 'pipe'],
   });
+  const { ended, words } = watch(child, { program, cwd });
+  if (child.pid === undefined) await ended;
   let broken: unknown;
   pipeline(stdin ?? Readable.from([]), child.stdin).catch((error) => {
     // A program that ends before it has read everything is no failure of its input.
     if (!hasCode(error, 'EPIPE', 'ERR_STREAM_PREMATURE_CLOSE')) broken = error;
   });
-  let words = '';
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
-    words = (words + text).slice(-STDERR_KEPT_CHARACTERS);
-  });
-  const ended = new Promise<number>((resolve, reject) => {
-    child.on('error', (cause) => reject(failureOf(program, cause, { timedOut: false, cwd })));
-    child.on('close', (code) => resolve(code ?? 128));
-  });
-  ended.catch(() => {});
   try {
     for await (const chunk of child.stdout) yield chunk;
     const exitCode = await ended;
     if (broken !== undefined) throw broken;
     if (!accepted.includes(exitCode))
-      throw new AppError(
-        'unavailable',
-        `cannot run ${JSON.stringify(program)}: ${words.trim() || `exit code ${exitCode}`}`,
-      );
+      throw new AppError('unavailable', `cannot run ${JSON.stringify(program)}: ${words() || `exit code ${exitCode}`}`);
   } finally {
     child.kill('SIGKILL');
   }
@@ -148,15 +138,8 @@ export async function feedCommand(
   input: AsyncIterable<Buffer>,
 ): Promise<void> {
   const child = spawn(program, args, { env: { PATH: PROGRAM_PATH, LC_ALL: 'C' }, stdio: ['pipe', 'ignore', 'pipe'] });
-  let words = '';
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
-    words = (words + text).slice(-STDERR_KEPT_CHARACTERS);
-  });
-  const ended = new Promise<number>((resolve, reject) => {
-    child.on('error', (cause) => reject(failureOf(program, cause, { timedOut: false, cwd: undefined })));
-    child.on('close', (code) => resolve(code ?? 128));
-  });
-  ended.catch(() => {});
+  const { ended, words } = watch(child, { program, cwd: undefined });
+  if (child.pid === undefined) await ended;
   try {
     // A program that gives up closes its input; why is told by its exit code and words.
     await pipeline(input, child.stdin).catch((error: unknown) => {
@@ -164,10 +147,7 @@ export async function feedCommand(
     });
     const exitCode = await ended;
     if (exitCode !== 0)
-      throw new AppError(
-        'unavailable',
-        `cannot run ${JSON.stringify(program)}: ${words.trim() || `exit code ${exitCode}`}`,
-      );
+      throw new AppError('unavailable', `cannot run ${JSON.stringify(program)}: ${words() || `exit code ${exitCode}`}`);
   } finally {
     child.kill('SIGKILL');
   }
@@ -181,24 +161,23 @@ export interface OpenCommand extends AsyncDisposable {
   readonly ended: Promise<{ readonly exitCode: number; readonly stderr: string }>;
 }
 
-/** `ended` rejects with AppError 'unsupported' if it is not installed. */
+/**
+ * `ended` rejects with AppError 'unsupported' if it is not installed.
+ * @throws AppError 'unavailable' when there are no descriptors left for its pipes
+ */
 export function openCommand(program: string, args: readonly string[]): OpenCommand {
   const child = spawn(program, args, { env: { PATH: PROGRAM_PATH, LC_ALL: 'C' }, stdio: ['pipe', 'pipe', 'pipe'] });
-  let words = '';
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
-    words = (words + text).slice(-STDERR_KEPT_CHARACTERS);
-  });
+  const { ended, words } = watch(child, { program, cwd: undefined });
+  if (child.stdin === undefined)
+    throw new AppError('unavailable', `cannot run ${JSON.stringify(program)}: no descriptors are left`);
   // It may end before it has read everything: its exit code tells why.
   child.stdin.on('error', () => {});
-  const ended = new Promise<{ exitCode: number; stderr: string }>((resolve, reject) => {
-    child.on('error', (cause) => reject(failureOf(program, cause, { timedOut: false, cwd: undefined })));
-    child.on('close', (code) => resolve({ exitCode: code ?? 128, stderr: words.trim() }));
-  });
-  ended.catch(() => {});
+  const result = ended.then((exitCode) => ({ exitCode, stderr: words() }));
+  result.catch(() => {});
   return {
     stdin: child.stdin,
     stdout: child.stdout,
-    ended,
+    ended: result,
     async [Symbol.asyncDispose]() {
       child.kill('SIGKILL');
       child.stdin.destroy();
@@ -206,4 +185,28 @@ export function openCommand(program: string, args: readonly string[]): OpenComma
       await ended.catch(() => {});
     },
   };
+}
+
+interface Watched {
+  /** The exit code, when all of its output has been read. */
+  readonly ended: Promise<number>;
+  /** The last that it said on stderr. */
+  words(): string;
+}
+
+/** Before anything is done with its pipes: a child that could not be started for want of descriptors has none. */
+function watch(
+  child: ChildProcess,
+  { program, cwd }: { readonly program: string; readonly cwd: string | undefined },
+): Watched {
+  const ended = new Promise<number>((resolve, reject) => {
+    child.on('error', (cause) => reject(failureOf(program, cause, { timedOut: false, cwd })));
+    child.on('close', (code) => resolve(code ?? 128));
+  });
+  ended.catch(() => {});
+  let text = '';
+  child.stderr?.setEncoding('utf8').on('data', (more: string) => {
+    text = (text + more).slice(-STDERR_KEPT_CHARACTERS);
+  });
+  return { ended, words: () => text.trim() };
 }
