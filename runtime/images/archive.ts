@@ -300,8 +300,10 @@ async function offers(ports: ImagePorts, archive: Unpacked): Promise<readonly Of
     const layers = (image.Layers ?? []).map((name) => lookUp(archive, name));
     const document = Buffer.from(JSON.stringify(dockerManifest(config, layers)));
     const digest = digestOf(document);
+    const names = (image.RepoTags ?? []).map((tag) => parseReference(tag));
     await putBytes(ports, document, digest);
-    offered.push({ digest, names: (image.RepoTags ?? []).map((tag) => parseReference(tag)) });
+    await ports.store.putBlob(await ports.measureBlob(digest));
+    offered.push({ digest, names });
   }
   return offered;
 }

@@ -175,7 +175,7 @@ describe('pull', () => {
     expect((await bytesHere()).ingests).toBe(0);
   });
 
-  it('keeps finished downloads when one layer fails, and nothing that is half', async () => {
+  it('keeps finished downloads when one layer fails, and nothing that is half (CVE-2021-20291)', async () => {
     const good = layer('good', 50_000);
     const bad = layer('bad', 50_000);
     const image = buildImage({ layers: [good, bad] });
@@ -344,6 +344,17 @@ describe('bad input', () => {
       },
       kind: 'integrity',
       says: /layer [0-9a-f]{12}/,
+    },
+    {
+      name: 'a layer digest that is a path (CVE-2024-3727)',
+      prepare: () => {
+        const image = good();
+        serve('app', image);
+        const [first] = parsed(image).layers;
+        manifest({ ...parsed(image), layers: [{ ...first, digest: 'sha256:../../../../etc/passwd' }] });
+      },
+      kind: 'invalid',
+      says: /digest/,
     },
     {
       name: 'an index in an index in an index…',
@@ -707,6 +718,24 @@ describe('create, save and load', () => {
       'a name that is not there (CVE-2014-9356)',
       tarOf([{ name: 'manifest.json', content: '[{"Config":"../../etc/passwd","Layers":[]}]' }]),
       /which it does not hold/,
+    ],
+    [
+      'a digest that is a path (CVE-2024-3727)',
+      tarOf([
+        {
+          name: 'index.json',
+          content: `{"manifests":[{"mediaType":"${MEDIA_TYPES.ociManifest}","digest":"sha256:../../index.json","size":2}]}`,
+        },
+      ]),
+      /which it does not hold|is sha256:/,
+    ],
+    [
+      'a name that is a path (CVE-2014-9358)',
+      tarOf([
+        { name: 'c.json', content: '{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}' },
+        { name: 'manifest.json', content: '[{"Config":"c.json","RepoTags":["../../../etc/evil:1"],"Layers":[]}]' },
+      ]),
+      /invalid reference|\.\.\/|cannot/,
     ],
     ['half of an xz', Buffer.from('fd377a585a000000', 'hex'), /xz says/],
     ['half of a bzip2', Buffer.from('425a68393141592653590000', 'hex'), /bzip2 says/],
