@@ -47,6 +47,7 @@ import type { LayerStore } from './layers/layer-store.ts';
 import { createLayerStore, LAYER_MIGRATIONS, type LayerTables } from './layers/layer-store-erofs.ts';
 import { createOverlaySnapshotter } from './layers/overlay.ts';
 import type { Snapshotter } from './layers/snapshotter.ts';
+import { openSubtree } from './layers/subtree.ts';
 import { mergeTrees } from './layers/tree.ts';
 import { poolsOf } from './networks/addresses.ts';
 import { createDns } from './networks/dns.ts';
@@ -55,6 +56,9 @@ import type { Networks } from './networks/networks.ts';
 import { openNetworks } from './networks/networks-local.ts';
 import { createRegistries, type RegistrySettings } from './registries.ts';
 import type { StateDirectory } from './state-directory.ts';
+import { VOLUME_MIGRATIONS, type VolumeTables } from './volumes/tables.ts';
+import type { Volumes } from './volumes/volumes.ts';
+import { openVolumes } from './volumes/volumes-local.ts';
 
 export type { ContainerArchives } from './containers/archives.ts';
 export type {
@@ -114,12 +118,15 @@ export type {
   SandboxState,
 } from './networks/networks.ts';
 
+export type { Volume, Volumes, VolumeUsage } from './volumes/volumes.ts';
+
 export interface Engine extends AsyncDisposable {
   readonly images: Images;
   readonly containers: Containers;
   readonly networks: Networks;
   /** What is in containers: copied, exported, committed. */
   readonly archives: ContainerArchives;
+  readonly volumes: Volumes;
   readonly events: EventLog;
   readonly now: () => Date;
   /** What this engine and its host are. */
@@ -155,7 +162,7 @@ export interface EngineOptions {
   readonly randomId: () => string;
 }
 
-type Tables = LayerTables & ImageTables & ContainerTables & NetworkTables;
+type Tables = LayerTables & ImageTables & ContainerTables & NetworkTables & VolumeTables;
 
 /**
  * Opens everything in its order: database, stores, what a crash left, what still runs. When it resolves, every container
@@ -169,7 +176,13 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   const database = undo.use(
     openDatabase<Tables>({
       path: join(root, 'berth.db'),
-      migrations: [...LAYER_MIGRATIONS, ...IMAGE_MIGRATIONS, ...CONTAINER_MIGRATIONS, ...NETWORK_MIGRATIONS],
+      migrations: [
+        ...LAYER_MIGRATIONS,
+        ...IMAGE_MIGRATIONS,
+        ...CONTAINER_MIGRATIONS,
+        ...NETWORK_MIGRATIONS,
+        ...VOLUME_MIGRATIONS,
+      ],
     }),
   );
   const events = createEventLog({ now });
@@ -200,6 +213,16 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   });
 
   undo.defer(() => images.settled());
+  const volumes = await openVolumes({
+    database,
+    directory: join(root, 'volumes'),
+    runDirectory: join(runDir, 'volumes'),
+    mounts,
+    events,
+    log: log.child({ component: 'volumes' }),
+    now,
+    randomId: () => randomBytes(32).toString('hex'),
+  });
 
   const runtimeName = chooseRuntime(config, facts);
   const runtime = createOciRuntime({
@@ -240,6 +263,8 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     networks,
     images,
     snapshots: snapshotter,
+    volumes,
+    imageContent: (chain, path) => openSubtree(layers, chain, path),
     supervisor,
     runtime,
     cgroups,
@@ -333,6 +358,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     containers,
     networks,
     archives,
+    volumes,
     events,
     now,
     description,

@@ -192,16 +192,18 @@ function hostConfigJson(host: HostConfig): Record<string, unknown> {
   };
 }
 
-/** Docker's list of mounts names binds; a tmpfs of HostConfig.Tmpfs is only there. */
+/** Docker's list of mounts names binds and volumes; a tmpfs of HostConfig.Tmpfs is only there. */
 function isListed({ type }: MountPoint): boolean {
-  return type === 'bind';
+  return type !== 'tmpfs';
 }
 
 function mountJson(mount: MountPoint): Record<string, unknown> {
   return {
     Type: mount.type,
+    ...(mount.volume && { Name: mount.volume.name }),
     Source: mount.source,
     Destination: mount.destination,
+    ...(mount.volume && { Driver: 'local' }),
     Mode: mount.mode,
     RW: mount.writable,
     Propagation: mount.propagation,

@@ -228,6 +228,11 @@ export function sendNothing(ctx: ApiContext, status: 200 | 201): void {
   ctx.remove('Content-Type');
 }
 
+/** Go's RFC 3339 without fractions. */
+export function goSeconds(at: Date): string {
+  return at.toISOString().replace(/\.\d+Z$/, 'Z');
+}
+
 /** Go prints times with nanoseconds, and the zero time for "never". */
 export function goTime(at: Date | undefined): string {
   return at === undefined ? '0001-01-01T00:00:00Z' : at.toISOString();

@@ -22,6 +22,7 @@ import { addNetworkRoutes } from './networks.ts';
 import { addSystemRoutes } from './system.ts';
 import { addUnbuiltRoutes } from './unbuilt.ts';
 import { API_MINOR_MAX, API_MINOR_MIN, API_VERSION_MAX, API_VERSION_MIN } from './version.ts';
+import { addVolumeRoutes } from './volumes.ts';
 
 export interface ApiOptions {
   readonly log: Log;
@@ -40,6 +41,7 @@ export function createApiServer(engine: Engine, options: ApiOptions): Server {
   addContainerRoutes(router, engine);
   addExecRoutes(router, engine);
   addNetworkRoutes(router, engine);
+  addVolumeRoutes(router, engine);
   addBerthRoutes(router, engine);
   addUnbuiltRoutes(router);
 

@@ -1,11 +1,12 @@
 /** The engine itself over the Engine API: `/_ping`, `/version`, `/info`, `/system/df`. */
 import { AppError } from '../../shared/errors.ts';
-import type { ContainerSummary, Engine, EngineDescription, ImagesUsage } from '../engine.ts';
+import type { ContainerSummary, Engine, EngineDescription, ImagesUsage, VolumeUsage } from '../engine.ts';
 import { isAlive } from '../engine.ts';
 import { containerSummaryJson } from './container-json.ts';
 import { type ApiRouter, queryFlag, queryTexts, sendJson } from './context.ts';
 import { imageSummaryJson } from './image-json.ts';
 import { API_VERSION_MAX, API_VERSION_MIN } from './version.ts';
+import { volumeUsageJson } from './volumes.ts';
 
 /** API version whose clients show the engine's sums instead of their own. */
 const SUMS_SINCE = 52;
@@ -37,11 +38,12 @@ export function addSystemRoutes(router: ApiRouter, engine: Engine): void {
     for (const type of types)
       if (!DF_TYPES.includes(type)) throw new AppError('invalid', `unknown object type: ${type.slice(0, 100)}`);
     const wanted = (type: string) => types.size === 0 || types.has(type);
-    const [images, containers] = await Promise.all([
+    const [images, containers, volumes] = await Promise.all([
       wanted('image') ? engine.images.usage() : undefined,
       wanted('container') ? engine.containers.list({ all: true, size: true }) : undefined,
+      wanted('volume') ? engine.volumes.usage() : undefined,
     ]);
-    const parts = { images, containers, hasVolumes: wanted('volume'), hasBuildCache: wanted('build-cache') };
+    const parts = { images, containers, volumes, hasBuildCache: wanted('build-cache') };
     const { apiMinor } = ctx.state;
     const verbose = queryFlag(ctx, 'verbose');
     sendJson(ctx, {
@@ -57,7 +59,7 @@ const DF_TYPES: readonly string[] = ['container', 'image', 'volume', 'build-cach
 interface DiskUsage {
   readonly images: ImagesUsage | undefined;
   readonly containers: readonly ContainerSummary[] | undefined;
-  readonly hasVolumes: boolean;
+  readonly volumes: readonly VolumeUsage[] | undefined;
   readonly hasBuildCache: boolean;
 }
 
@@ -70,7 +72,7 @@ function itemsJson(usage: DiskUsage, apiMinor: number): Record<string, unknown> 
   return {
     ...(usage.images && { LayersSize: usage.images.actualBytes, Images: imageItems(usage.images, apiMinor) }),
     ...(usage.containers && { Containers: usage.containers.map(containerSummaryJson) }),
-    ...(usage.hasVolumes && { Volumes: [] }),
+    ...(usage.volumes && { Volumes: usage.volumes.map(volumeUsageJson) }),
     ...(usage.hasBuildCache && { BuildCache: [], BuilderSize: 0 }),
   };
 }
@@ -99,7 +101,17 @@ function sumsJson(usage: DiskUsage, form: { apiMinor: number; verbose: boolean }
       TotalSize: bytes(containers),
     });
   }
-  if (usage.hasVolumes) sums.VolumeUsage = {};
+  if (usage.volumes !== undefined) {
+    const { volumes } = usage;
+    const bytes = (some: readonly VolumeUsage[]) => some.reduce((sum, { diskBytes = 0 }) => sum + diskBytes, 0);
+    sums.VolumeUsage = withoutZeros({
+      ActiveCount: volumes.filter(({ references }) => references > 0).length,
+      Items: form.verbose && volumes.length > 0 ? volumes.map(volumeUsageJson) : undefined,
+      Reclaimable: bytes(volumes.filter(({ references }) => references === 0)),
+      TotalCount: volumes.length,
+      TotalSize: bytes(volumes),
+    });
+  }
   if (usage.hasBuildCache) sums.BuildCacheUsage = {};
   return sums;
 }
@@ -180,7 +192,7 @@ function infoJson(description: EngineDescription, counts: Counts): Record<string
       ['Instance', description.tag],
     ],
     Plugins: {
-      Volume: [],
+      Volume: ['local'],
       Network: ['bridge', 'host', 'ipvlan', 'macvlan', 'null'],
       Authorization: null,
       Log: ['json-file', 'none'],

@@ -4,7 +4,6 @@ import type { ApiRouter } from './context.ts';
 
 // The docker CLI asks for an object of every kind in turn, and goes on where the answer says `not supported`.
 const UNBUILT: readonly (readonly [path: RegExp, message: string])[] = [
-  [/^\/volumes(?:\/|$)/, 'volumes are not supported by this engine: bind a directory of the host instead'],
   [/^\/(?:build|session|grpc)(?:\/|$)/, 'building images is not supported by this engine'],
   [/^\/containers\/.+\/checkpoints(?:\/|$)/, 'checkpoints are not supported by this engine'],
   [/^\/images\/search$/, 'searching registries is not supported by this engine'],

@@ -43,7 +43,7 @@ export type RestingState = Extract<ContainerState, { readonly status: 'created' 
 
 /** A mount that the container gets besides its root, as `inspect` names it. */
 export interface MountPoint {
-  readonly type: 'bind' | 'tmpfs';
+  readonly type: 'bind' | 'tmpfs' | 'volume';
   /** Host path; empty for a tmpfs. */
   readonly source: string;
   /** Absolute and clean path inside. */
@@ -52,6 +52,16 @@ export interface MountPoint {
   readonly mode: string;
   readonly writable: boolean;
   readonly propagation: string;
+  /** Set exactly for volumes. */
+  readonly volume?: VolumeUse | undefined;
+}
+
+export interface VolumeUse {
+  readonly name: string;
+  /** Nobody named it: it is removed with the container, if that is removed with its volumes. */
+  readonly isAnonymous: boolean;
+  /** What of it is mounted; '' = all. */
+  readonly subpath: string;
 }
 
 export interface ContainerRecord {

@@ -10,6 +10,7 @@ import { AppError } from '../../shared/errors.ts';
 import type { ImageUse, ImageUsers } from '../images/images.ts';
 import { type ContainerRecord, isAlive } from './container.ts';
 import { createContainerStore } from './container-store.ts';
+import { claimVolumes, releaseVolumes, volumeParts } from './container-volumes.ts';
 import type {
   ContainerDetails,
   ContainerSize,
@@ -97,7 +98,14 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
       const image = await ports.images.resolve(reference);
       await lease.protectImage(image);
       checkPlatform(options.platform, image.config);
-      const { warnings, ...plan } = planContainer(request, image.config.config, { id, host: ports.host });
+      const { warnings, mountPlan, ...plan } = planContainer(request, image.config.config, {
+        id,
+        host: ports.host,
+        mountsOf: (container) => find(container).record.mounts,
+      });
+      await using undo = new AsyncDisposableStack();
+      const mounts = await claimVolumes(ports, mountPlan, { id, chain: image.chain });
+      undo.defer(() => releaseVolumes(ports, { id, mounts }, { anonymous: true }));
       const record: ContainerRecord = {
         id,
         name,
@@ -107,6 +115,7 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
         chain: image.chain,
         platform: { os: image.config.os, architecture: image.config.architecture },
         ...plan,
+        mounts,
         endpoints: planEndpoints({ ...plan, endpoints: request.endpoints }, networkName),
         state: { status: 'created' },
         restartCount: 0,
@@ -115,6 +124,7 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
       if (networkKindOf(record.hostConfig) === 'networks') ports.networks.check(sandboxRequestOf(record));
       const container = new LiveContainer(record, livePorts);
       await container.create();
+      undo.move();
       byId.set(id, container);
       return { id, warnings };
     } catch (error) {
@@ -206,7 +216,7 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
     planContainer(
       { config: container.record.config, hostConfig, endpoints: {} },
       {},
-      { id: container.id, host: ports.host },
+      { id: container.id, host: ports.host, mountsOf: () => [] },
     );
     await container.update({ hostConfig });
     container.publish('update');
@@ -247,6 +257,10 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
   const adoptAll = async (): Promise<void> => {
     for (const record of await livePorts.store.load()) {
       byId.set(record.id, new LiveContainer(record, livePorts));
+      ports.volumes.refer(
+        record.id,
+        volumeParts(record).map(({ name: volume }) => volume),
+      );
       idByName.set(record.name, record.id);
     }
     const waiting = [...byId.values()];
@@ -267,6 +281,7 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
     const valid = new Set(byId.keys());
     await ports.supervisor.sweep(valid);
     await ports.snapshots.sweep(valid);
+    await ports.volumes.sweep();
     await sweepDirectories(valid);
   };
 

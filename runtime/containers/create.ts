@@ -2,7 +2,6 @@
  * From a request and an image to the record of a container: what Docker's create merges, checks and fills in. Pure; what
  * must be looked up on the host comes in as facts.
  */
-import { posix } from 'node:path';
 import { AppError } from '../../shared/errors.ts';
 import type { ImageRunConfig } from '../../shared/oci.ts';
 import type { MountPoint } from './container.ts';
@@ -10,8 +9,9 @@ import { parseExtraHost } from './etc-files.ts';
 import { maskedPaths, READONLY_PATHS } from './guarded-paths.ts';
 import { commandOf, mergeImageConfig } from './image-defaults.ts';
 import { planLog } from './log-options.ts';
+import { type MountPlan, planMounts } from './mount-plan.ts';
 import { networkKindOf, portWishesOf } from './networking.ts';
-import type { ContainerConfig, CreateRequest, HostConfig, MountRequest } from './request.ts';
+import type { ContainerConfig, CreateRequest, HostConfig } from './request.ts';
 import { parseSignal } from './signals.ts';
 
 const MEMORY_MIN_BYTES = 6 * 1024 * 1024;
@@ -32,7 +32,7 @@ export interface HostLimits {
 export interface Plan {
   readonly config: ContainerConfig;
   readonly hostConfig: HostConfig;
-  readonly mounts: readonly MountPoint[];
+  readonly mountPlan: MountPlan;
   readonly warnings: readonly string[];
 }
 
@@ -40,7 +40,12 @@ export interface Plan {
 export function planContainer(
   request: CreateRequest,
   image: ImageRunConfig,
-  context: { readonly id: string; readonly host: HostLimits },
+  context: {
+    readonly id: string;
+    readonly host: HostLimits;
+    /** The mounts of another container, for --volumes-from. @throws AppError 'not-found' */
+    readonly mountsOf: (container: string) => readonly MountPoint[];
+  },
 ): Plan {
   const merged = mergeImageConfig(image, request.config);
   const hostConfig = normalizeHostConfig(request.hostConfig, context.host);
@@ -52,11 +57,7 @@ export function planContainer(
   checkConfig(config);
   checkHostConfig(hostConfig, context.host);
   checkPorts(config, hostConfig);
-  const warnings = merged.Volumes.map(
-    (path) =>
-      `The image's volume ${JSON.stringify(path)} is kept in the container's writable layer: volumes are not supported.`,
-  );
-  return { config, hostConfig, mounts: planMounts(hostConfig), warnings };
+  return { config, hostConfig, mountPlan: planMounts(config, hostConfig, context.mountsOf), warnings: [] };
 }
 
 function normalizeHostConfig(wanted: HostConfig, host: HostLimits): HostConfig {
@@ -125,58 +126,6 @@ function checkHostConfig(hostConfig: HostConfig, host: HostLimits): void {
   if (hostConfig.Runtime !== host.runtimeName) invalid(`unknown or invalid runtime name: ${hostConfig.Runtime}`);
   for (const entry of hostConfig.ExtraHosts) parseExtraHost(entry);
   planLog(hostConfig.LogConfig);
-}
-
-const BIND_OPTIONS = /^(?:rw|ro|z|Z|(?:r?(?:private|shared|slave))|(?:r?bind)|nocopy|consistent|cached|delegated)$/;
-
-function planMounts(hostConfig: HostConfig): readonly MountPoint[] {
-  const mounts = [...hostConfig.Binds.map(parseBind), ...hostConfig.Mounts.map(mountPointOf)];
-  const seen = new Set<string>();
-  for (const destination of [
-    ...mounts.map((mount) => mount.destination),
-    ...Object.keys(hostConfig.Tmpfs).map(cleanTarget),
-  ]) {
-    if (seen.has(destination)) invalid(`Duplicate mount point: ${destination}`);
-    seen.add(destination);
-  }
-  return mounts;
-}
-
-/** `source:destination[:options]`. @throws AppError 'invalid' with Docker's words */
-export function parseBind(text: string): MountPoint {
-  const [source, target, mode = '', ...rest] = text.split(':');
-  if (source === undefined || target === undefined || source === '' || rest.length > 0)
-    invalid(`invalid volume specification: '${text}'`);
-  const options = mode.split(',').filter(Boolean);
-  if (options.some((option) => !BIND_OPTIONS.test(option))) invalid(`invalid mode: ${mode}`);
-  return {
-    type: 'bind',
-    source: posix.normalize(source),
-    destination: cleanTarget(target),
-    mode,
-    writable: !options.includes('ro'),
-    propagation: options.find((option) => /private|shared|slave/.test(option)) ?? 'rprivate',
-  };
-}
-
-function mountPointOf({ Type, Source, Target, ReadOnly, BindOptions }: MountRequest): MountPoint {
-  if (Type === 'bind' && !Source.startsWith('/'))
-    invalid(`invalid mount config for type "bind": invalid mount path: '${Source}' mount path must be absolute`);
-  return {
-    type: Type === 'tmpfs' ? 'tmpfs' : 'bind',
-    source: Type === 'tmpfs' ? '' : posix.normalize(Source),
-    destination: cleanTarget(Target),
-    mode: '',
-    writable: !ReadOnly,
-    propagation: Type === 'tmpfs' ? '' : BindOptions?.Propagation || 'rprivate',
-  };
-}
-
-function cleanTarget(target: string): string {
-  if (!target.startsWith('/')) invalid(`invalid mount path: '${target}' mount path must be absolute`);
-  const clean = posix.normalize(target).replace(/(?<=.)\/$/, '');
-  if (clean === '/') invalid("invalid specification: destination can't be '/'");
-  return clean;
 }
 
 function invalid(message: string): never {

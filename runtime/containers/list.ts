@@ -43,7 +43,9 @@ const TESTS: Readonly<Record<string, Test>> = {
     sandbox?.endpoints.some(({ networkId }) => networkId.startsWith(value)) === true,
   status: ({ record }, value) => record.state.status === value,
   volume: ({ record }, value) =>
-    record.mounts.some(({ source, destination }) => source === value || destination === value),
+    record.mounts.some(
+      ({ source, destination, volume }) => volume?.name === value || source === value || destination === value,
+    ),
 };
 
 const PRUNE_KEYS = ['until', 'label', 'label!'];

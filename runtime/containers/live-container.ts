@@ -15,11 +15,13 @@ import { type ContainerEvent, type ContainerRecord, endedOf, exitCodeOf, isAlive
 import { ContainerNetwork } from './container-network.ts';
 import { ContainerOutput } from './container-output.ts';
 import type { ContainerStore } from './container-store.ts';
+import { releaseVolumes, volumeParts, withSources } from './container-volumes.ts';
 import type {
   Attachment,
   AttachOptions,
   LogOptions,
   LogStream,
+  RemoveOptions,
   StopOptions,
   WaitCondition,
   WaitResult,
@@ -252,7 +254,7 @@ export class LiveContainer {
     return this.#waiters.wait(condition, options);
   }
 
-  async remove(options: { readonly force?: boolean } = {}): Promise<void> {
+  async remove(options: RemoveOptions = {}): Promise<void> {
     const what = `cannot remove container ${JSON.stringify(this.name)}`;
     if (options.force === true && isAlive(this.#record.state)) {
       this.#patch({ stoppedByUser: true });
@@ -280,6 +282,7 @@ export class LiveContainer {
         throw new AppError('unavailable', `${what}: ${messageOf(cause)}`, { cause });
       }
       await this.#forget();
+      if (options.volumes === true) await this.#removeVolumes();
     });
   }
 
@@ -333,6 +336,7 @@ export class LiveContainer {
 
   /** After a start of the engine: brings record and reality together. */
   async adopt(): Promise<void> {
+    const { volumes } = this.#ports;
     const { state, hostConfig, stoppedByUser } = this.#record;
     if (state.status === 'removing') {
       await this.#deleteFiles();
@@ -349,6 +353,7 @@ export class LiveContainer {
       const isPaused = this.#record.state.status === 'paused';
       if (found.status === 'paused' && !isPaused) await this.#apply({ type: 'paused' });
       if (found.status === 'running' && isPaused) await this.#apply({ type: 'unpaused' });
+      volumes.resume(this.id, volumeParts(this.#record));
       this.#runs(found.supervised);
       if (found.status === 'ended') return this.#ended(found.supervised, await found.supervised.exited);
       void found.supervised.exited.then((exit) => this.#ended(found.supervised, exit));
@@ -443,12 +448,14 @@ export class LiveContainer {
   }
 
   async #spawn(options: Cancelable): Promise<Supervised> {
-    const { snapshots, supervisor } = this.#ports;
+    const { snapshots, supervisor, volumes } = this.#ports;
     await using undo = new AsyncDisposableStack();
     undo.defer(() => snapshots.unmount(this.id));
     undo.defer(() => this.#network.close());
+    await using attached = await volumes.attach(this.id, volumeParts(this.#record));
+    undo.defer(() => volumes.detach(this.id));
     const log = await this.#output.open();
-    const ready = this.#makeBundle();
+    const ready = this.#makeBundle(attached.sources);
     const settled = ready.catch(() => {});
     // Whatever fails first, nothing is still being made when the rest is taken back.
     undo.defer(() => settled);
@@ -460,7 +467,7 @@ export class LiveContainer {
     return supervised;
   }
 
-  async #makeBundle(): Promise<void> {
+  async #makeBundle(volumeSources: readonly string[]): Promise<void> {
     const { snapshots, spec, pidOf } = this.#ports;
     const [{ rootfs }, network] = await Promise.all([
       snapshots.mount(this.id, { throwAway: this.#record.hostConfig.AutoRemove }),
@@ -468,7 +475,8 @@ export class LiveContainer {
       this.#makeBindSources(),
     ]);
     this.#rootfs = rootfs;
-    const config = await spec.container({ record: this.#record, rootfs, etc: this.etcPaths, network, pidOf });
+    const record = { ...this.#record, mounts: withSources(this.#record.mounts, volumeSources) };
+    const config = await spec.container({ record, rootfs, etc: this.etcPaths, network, pidOf });
     await writeFile(join(this.#bundle, 'config.json'), config, { mode: 0o600 });
   }
 
@@ -507,7 +515,7 @@ export class LiveContainer {
     this.#teardown = stored
       .then(() => supervised.delete())
       .then(() => Promise.all([this.#ports.snapshots.unmount(this.id), disconnected]))
-      .then(() => {})
+      .then(() => this.#ports.volumes.detach(this.id))
       .catch((error) => this.#ports.log.error('a run could not be put away', { containerId: this.id, error }));
     this.#renewRun();
     this.#waiters.resolve('next-exit', ...(isRestarted ? [] : ['not-running' as const]));
@@ -601,16 +609,25 @@ export class LiveContainer {
       if (this.#isGone || isAlive(this.#record.state)) return;
       await this.#forget();
       await this.#deleteFiles();
+      await this.#removeVolumes();
     }).catch((error) => this.#ports.log.error('a container could not remove itself', { containerId: this.id, error }));
   }
 
   async #forget(): Promise<void> {
     await this.#ports.store.delete(this.id);
+    await this.#ports.volumes.release(this.id);
     this.#isGone = true;
     this.#ports.onRemoved(this);
     this.publish('destroy');
     this.#renewRun();
     this.#waiters.resolve('removed', 'next-exit', 'not-running');
+  }
+
+  /** Those that nobody named. The container is gone, so what stays is told to the log alone. */
+  async #removeVolumes(): Promise<void> {
+    await releaseVolumes(this.#ports, this.#record, { anonymous: true }).catch((error) => {
+      this.#ports.log.warn('a volume could not be removed with its container', { containerId: this.id, error });
+    });
   }
 
   async #deleteFiles(): Promise<void> {

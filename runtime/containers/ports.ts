@@ -10,13 +10,14 @@ import type { Snapshotter } from '../layers/snapshotter.ts';
 import type { Networks } from '../networks/networks.ts';
 import type { ContainerRecord } from './container.ts';
 import type { ContainerTables } from './container-store.ts';
+import type { VolumePorts } from './container-volumes.ts';
 import type { FileChange } from './containers.ts';
 import type { HostLimits } from './create.ts';
 import type { ExecRequest, HostConfig } from './request.ts';
 import type { NamespaceSource } from './spec.ts';
 import type { ContainerSupervisor } from './supervisor.ts';
 
-export interface ContainerPorts {
+export interface ContainerPorts extends VolumePorts {
   readonly images: Pick<Images, 'resolve' | 'lease'>;
   readonly snapshots: Snapshotter;
   readonly supervisor: ContainerSupervisor;

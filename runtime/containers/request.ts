@@ -304,9 +304,6 @@ export function parseCommitRequest(body: unknown): ContainerConfig | undefined {
 /** Everything that Docker has and we do not: the field as its users spell it, and whether a request uses it. */
 const UNBUILT: readonly (readonly [field: string, used: (request: CreateRequest) => boolean])[] = [
   ['HostConfig.Links (--link)', ({ hostConfig }) => hostConfig.Links.length > 0],
-  ['HostConfig.VolumesFrom (--volumes-from)', ({ hostConfig }) => hostConfig.VolumesFrom.length > 0],
-  ['HostConfig.VolumeDriver (--volume-driver)', ({ hostConfig }) => hostConfig.VolumeDriver !== ''],
-  ['Volumes (-v without a source)', ({ config }) => config.Volumes.length > 0],
   ['HostConfig.Cgroup', ({ hostConfig }) => hostConfig.Cgroup !== ''],
   ['HostConfig.StorageOpt (--storage-opt)', ({ hostConfig }) => Object.keys(hostConfig.StorageOpt).length > 0],
   ['HostConfig.DeviceRequests (--gpus)', ({ hostConfig }) => hostConfig.DeviceRequests.length > 0],
@@ -321,10 +318,9 @@ const UNBUILT: readonly (readonly [field: string, used: (request: CreateRequest)
 function refuseUnbuilt(request: CreateRequest): void {
   const { hostConfig } = request;
   for (const [field, used] of UNBUILT) if (used(request)) refuse(field);
-  for (const bind of hostConfig.Binds)
-    if (!bind.startsWith('/')) refuse(`the named volume ${JSON.stringify(bind)} (-v)`, '; bind an absolute path');
   for (const { Type, Target } of hostConfig.Mounts)
-    if (Type !== 'bind' && Type !== 'tmpfs') refuse(`a ${Type} mount at ${JSON.stringify(Target)} (--mount)`);
+    if (Type !== 'bind' && Type !== 'tmpfs' && Type !== 'volume')
+      refuse(`a ${Type} mount at ${JSON.stringify(Target)} (--mount)`);
 }
 
 /** Zero values, and what is made of them, say nothing: clients send them with everything. */

@@ -77,7 +77,7 @@ async function userOf(
 async function fileSourcesOf(mounts: readonly MountPoint[]): Promise<ReadonlySet<string>> {
   const files = new Set<string>();
   for (const { type, source } of mounts) {
-    if (type !== 'bind') continue;
+    if (type === 'tmpfs') continue;
     // A source that is gone is the runtime's to report.
     const info = await stat(source).catch(() => undefined);
     if (info !== undefined && !info.isDirectory()) files.add(source);

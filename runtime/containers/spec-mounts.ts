@@ -117,7 +117,7 @@ function initMount(destination: string, source: string): OciMount {
 
 function bindsOf({ hostConfig, mounts, fileSources, kernel }: MountsInput): readonly OciMount[] {
   return mounts
-    .filter(({ type }) => type === 'bind')
+    .filter(({ type }) => type !== 'tmpfs')
     .map(({ source, destination, writable, propagation }) => {
       const wanted = hostConfig.Mounts.find(({ Target }) => Target === destination)?.BindOptions;
       const isRecursive = wanted?.NonRecursive !== true;

@@ -44,11 +44,21 @@ export interface OverlayMount {
 }
 
 export interface BindMount {
+  /** Also /proc/<pid>/fd/<n>: exactly what that descriptor names, wherever its path leads meanwhile. */
   readonly source: string;
   readonly target: string;
   readonly readOnly?: boolean | undefined;
   /** Nothing there can be executed or used as a device, and set-user-id bits do nothing. */
   readonly inert?: boolean | undefined;
+}
+
+export interface DeviceMount {
+  /** As for mount(8), `-t`. */
+  readonly type: string;
+  readonly device: string;
+  /** As for mount(8), `-o`; may be empty. */
+  readonly options: string;
+  readonly target: string;
 }
 
 export interface Mounts {
@@ -57,6 +67,8 @@ export interface Mounts {
   /** @throws AppError 'too-large' when the names do not fit into mount data, 'unavailable' with the kernel's words */
   mountOverlay(overlay: OverlayMount): Promise<void>;
   mountBind(bind: BindMount): Promise<void>;
+  /** Whatever mount(8) and its helpers can mount: tmpfs, nfs, a bind by options. @throws AppError 'unavailable', 'denied' */
+  mountDevice(mount: DeviceMount): Promise<void>;
   /**
    * Unmounts what is mounted on these paths, the topmost mount of each; what is not mounted is success. A busy one is
    * detached when `lazy` is set: it leaves the tree now and ends with its last user. @throws AppError 'conflict' if busy
@@ -134,8 +146,13 @@ export function createMounts(options: MountsOptions): Mounts {
 
     async mountBind({ source, target, readOnly, inert }) {
       const options = ['bind', ...(readOnly === true ? ['ro'] : []), ...(inert === true ? INERT : [])];
-      const result = await mountCommand(['-o', options.join(','), source, target]);
+      const result = await mountCommand(['--no-canonicalize', '-o', options.join(','), source, target]);
       if (result.exitCode !== 0) throw mountFailure(`cannot bind ${JSON.stringify(source)}`, result);
+    },
+
+    async mountDevice({ type, device, options: words, target }) {
+      const result = await mountCommand(['-t', type, ...(words === '' ? [] : ['-o', words]), '--', device, target]);
+      if (result.exitCode !== 0) throw mountFailure(`cannot mount ${JSON.stringify(device)}`, result);
     },
 
     async unmount(targets, { lazy = false } = {}) {

@@ -82,7 +82,7 @@ function* piecesOf(image: ErofsImage): Generator<Buffer, void, undefined> {
   const paths = new Map<LayerNode, string>();
   for (const { path, node } of walk(tree)) {
     const first = node.kind === 'directory' || node.kind === 'whiteout' ? undefined : paths.get(node);
-    const entry = entryOf(path === '' ? '.' : path, node, first);
+    const entry = tarEntryOf(path === '' ? '.' : path, node, first);
     // Sockets are of no use in an image, and no tar holds them.
     if (entry === undefined) continue;
     yield tarHeader(entry);
@@ -98,7 +98,8 @@ function* piecesOf(image: ErofsImage): Generator<Buffer, void, undefined> {
 const PLAIN = { linkPath: '', sizeBytes: 0, major: 0, minor: 0 };
 const NOBODY = { mode: 0, uid: 0, gid: 0, mtimeSeconds: 0, mtimeNanoseconds: 0, xattrs: undefined };
 
-function entryOf(path: string, node: LayerNode, first: string | undefined): TarEntry | undefined {
+/** How a node stands in a tar; `first` is the name of a hard link to it. undefined = no tar holds such a thing. */
+export function tarEntryOf(path: string, node: LayerNode, first: string | undefined): TarEntry | undefined {
   if (node.kind === 'whiteout') return { ...PLAIN, ...NOBODY, type: 'character', path };
   const { mode, uid, gid, mtimeSeconds, mtimeNanoseconds } = node;
   const xattrs = new Map([...(node.xattrs ?? [])].map(([name, value]) => [name, Buffer.from(value)]));

@@ -12,7 +12,10 @@ import type { ContainerNetworks } from '../../runtime/containers/ports.ts';
 import { parseCreateRequest, parseExecRequest } from '../../runtime/containers/request.ts';
 import { createSpecBuilder } from '../../runtime/containers/spec-builder.ts';
 import { createEventLog, type EngineEvent } from '../../runtime/events.ts';
+import { createMounts } from '../../runtime/kernel/mount.ts';
 import type { Snapshotter } from '../../runtime/layers/snapshotter.ts';
+import { VOLUME_MIGRATIONS, type VolumeTables } from '../../runtime/volumes/tables.ts';
+import { openVolumes } from '../../runtime/volumes/volumes-local.ts';
 import { type Database, openDatabase } from '../../shared/database.ts';
 import { digestOf } from '../../shared/digest.ts';
 import { AppError } from '../../shared/errors.ts';
@@ -73,13 +76,24 @@ const NO_NETWORKS: ContainerNetworks = {
 async function openEngine(host: TestHost, busybox: BusyboxHost): Promise<Engine> {
   const directory = join(host.root, 'containers');
   await mkdir(directory, { recursive: true });
-  const database: Database<ContainerTables> = openDatabase({
+  const database: Database<ContainerTables & VolumeTables> = openDatabase({
     path: join(host.root, 'engine.db'),
-    migrations: CONTAINER_MIGRATIONS,
+    migrations: [...CONTAINER_MIGRATIONS, ...VOLUME_MIGRATIONS],
   });
   const events = createEventLog({ now: () => new Date() });
   const seen: EngineEvent[] = [];
   const imageId = digestOf('image');
+  const randomId = () => randomBytes(32).toString('hex');
+  const volumes = await openVolumes({
+    database,
+    directory: join(host.root, 'volumes'),
+    runDirectory: join(host.runDir, 'volumes'),
+    mounts: createMounts({ architecture: process.arch }),
+    events,
+    log: createSilentLog(),
+    now: () => new Date(),
+    randomId,
+  });
   const containers = createContainers({
     images: {
       lease: () => ({ protect: async () => {}, protectImage: async () => {}, [Symbol.asyncDispose]: async () => {} }),
@@ -105,6 +119,8 @@ async function openEngine(host: TestHost, busybox: BusyboxHost): Promise<Engine>
       init: undefined,
       cgroupParent: busybox.cgroupParent,
     }),
+    volumes,
+    imageContent: async () => ({ kind: 'absent' }),
     layerBytes: async () => 0,
     changes: async () => [],
     database,
@@ -116,7 +132,7 @@ async function openEngine(host: TestHost, busybox: BusyboxHost): Promise<Engine>
     },
     log: createSilentLog(),
     now: () => new Date(),
-    randomId: () => randomBytes(32).toString('hex'),
+    randomId,
     random: (limit) => randomInt(limit),
     networks: NO_NETWORKS,
     host: {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { parseBind, planContainer } from '../../runtime/containers/create.ts';
+import { planContainer } from '../../runtime/containers/create.ts';
 import { detailsPrefix, planLog } from '../../runtime/containers/log-options.ts';
 import { parseCreateRequest, parseExecRequest, parseUpdateRequest } from '../../runtime/containers/request.ts';
 import { parseSignal } from '../../runtime/containers/signals.ts';
@@ -14,7 +14,11 @@ const host = {
 } as const;
 const ID = 'abcdef0123456789'.repeat(4);
 const plan = (body: Record<string, unknown>, image = {}) =>
-  planContainer(parseCreateRequest({ Image: 'i', Cmd: ['true'], ...body }), image, { id: ID, host });
+  planContainer(parseCreateRequest({ Image: 'i', Cmd: ['true'], ...body }), image, {
+    id: ID,
+    host,
+    mountsOf: () => [],
+  });
 
 describe('masked and read-only paths', () => {
   it('are written out, so that inspect tells them', () => {
@@ -65,13 +69,10 @@ describe('parseCreateRequest', () => {
   });
 
   it.each([
-    [{ HostConfig: { Binds: ['data:/data'] } }, 'named volume "data:/data"'],
-    [{ HostConfig: { Mounts: [{ Type: 'volume', Target: '/data' }] } }, 'volume mount at "/data"'],
+    [{ HostConfig: { Mounts: [{ Type: 'image', Target: '/data' }] } }, 'image mount at "/data"'],
     [{ HostConfig: { Links: ['a:b'] } }, '--link'],
-    [{ HostConfig: { VolumesFrom: ['a'] } }, '--volumes-from'],
     [{ HostConfig: { DeviceRequests: [{ Count: -1 }] } }, '--gpus'],
     [{ HostConfig: { StorageOpt: { size: '1g' } } }, '--storage-opt'],
-    [{ Volumes: { '/data': {} } }, '-v without a source'],
   ])('refuses by name what is not there: %j', (body, words) => {
     expect(() => parseCreateRequest({ Image: 'i', ...body })).toThrow(words);
     try {
@@ -113,7 +114,7 @@ it('wants a command for an exec', () => {
 
 describe('planContainer', () => {
   it('merges over the image and fills in what docker fills in', () => {
-    const { config, hostConfig, warnings } = plan(
+    const { config, hostConfig, mountPlan } = plan(
       { Env: ['A=1'], HostConfig: { Memory: 64e6, NetworkMode: 'default' } },
       { Env: ['A=0', 'B=2'], Labels: { from: 'image' }, Volumes: { '/data': {} }, StopSignal: 'SIGQUIT' },
     );
@@ -131,7 +132,7 @@ describe('planContainer', () => {
       CgroupnsMode: 'host',
       Runtime: 'crun',
     });
-    expect(warnings).toEqual([expect.stringContaining('"/data"')]);
+    expect(mountPlan.volumes).toMatchObject([{ name: '', destination: '/data' }]);
   });
 
   it.each([
@@ -158,13 +159,6 @@ describe('planContainer', () => {
   ])('refuses %j', (body, words) => {
     expect(() => plan(body)).toThrow(words);
   });
-});
-
-it.each([
-  ['/a:/b', { source: '/a', destination: '/b', writable: true, propagation: 'rprivate', mode: '' }],
-  ['/a/../c:/b//d/:ro,rshared', { source: '/c', destination: '/b/d', writable: false, propagation: 'rshared' }],
-])('reads the bind %s', (text, expected) => {
-  expect(parseBind(text)).toMatchObject(expected);
 });
 
 it.each([
