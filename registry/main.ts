@@ -9,7 +9,7 @@ import { AppError, isKind, messageOf } from '../shared/errors.ts';
 import { createLog } from '../shared/log.ts';
 import { hashPasswordLine, revokeTokens, rotateKeys } from './access/commands.ts';
 import { PROGRAM, type RegistryConfig } from './config.ts';
-import { fsck, gc, type MaintenanceOptions, remove, retain, scrubBlobs } from './maintenance.ts';
+import { exportTo, fsck, gc, importFrom, type MaintenanceOptions, remove, retain, scrubBlobs } from './maintenance.ts';
 import { openStorage, startRegistry } from './registry.ts';
 
 const USAGE = `Usage: berth-registry COMMAND [options]
@@ -23,6 +23,8 @@ Commands:
   fsck                  compare metadata and bytes; status 1 when something is missing
   scrub                 read all blobs again, quarantine bad ones; status 1 when there were some
   remove NAME           remove a repository with its tags, and free its bytes
+  export NAME DIR       write a repository with its tags as an OCI layout
+  import DIR NAME       put an OCI layout, also one of skopeo, into a repository
   hash-password [NAME]  read a password from stdin, print its line for the password file
   keys rotate           sign tokens with a new key from now on
   tokens revoke NAME    make an account's logins void that kept a refresh token
@@ -63,9 +65,13 @@ async function upkeepCommand(
   words: readonly string[],
   { config, dryRun }: { readonly config: RegistryConfig; readonly dryRun: boolean },
 ): Promise<boolean> {
-  const [command, name] = words;
+  const [command, first, second] = words;
   const options = maintenance(config);
-  if (command === 'remove' && name !== undefined && words.length === 2) await remove(options, name);
+  if (command === 'remove' && first !== undefined && words.length === 2) await remove(options, first);
+  else if (command === 'export' && first !== undefined && second !== undefined && words.length === 3)
+    await exportTo(options, first, second);
+  else if (command === 'import' && first !== undefined && second !== undefined && words.length === 3)
+    await importFrom(options, first, second);
   else if (words.length !== 1) return false;
   else if (command === 'gc') await gc(options, { dryRun });
   else if (command === 'retention') await retain(options, { dryRun });

@@ -10,7 +10,9 @@ import { AppError, isKind, messageOf } from '../shared/errors.ts';
 import { formatBytes } from '../shared/units.ts';
 import { type Policy, parsePolicy } from './access/policy.ts';
 import type { RegistryConfig } from './config.ts';
+import { exportRepository, importLayout, type LayoutReport } from './layout.ts';
 import { METADATA_FILE, openStorage, upkeepPorts } from './registry.ts';
+import { parseName } from './routes.ts';
 import type { UpkeepPorts } from './upkeep/background.ts';
 import { findInconsistencies } from './upkeep/fsck.ts';
 import { collectGarbage, untouchedBytesOf } from './upkeep/gc.ts';
@@ -114,6 +116,21 @@ export async function scrubBlobs({ config, now, randomId, print }: MaintenanceOp
   const report = await inTurn(() => scrub(ports, { ...config, onBad }));
   print(`scrubbed: ${report.blobs} blobs, ${formatBytes(report.bytes)} (${report.bytes} bytes), ${report.bad} bad`);
   return report.bad === 0;
+}
+
+export async function exportTo(options: MaintenanceOptions, repository: string, directory: string): Promise<void> {
+  await using storage = await openStorage(options.config, options);
+  printCopied('exported', await exportRepository({ ...options, ...storage }, repository, directory), options);
+}
+
+export async function importFrom(options: MaintenanceOptions, directory: string, repository: string): Promise<void> {
+  await using storage = await openStorage(options.config, options);
+  printCopied('imported', await importLayout({ ...options, ...storage }, directory, parseName(repository)), options);
+}
+
+function printCopied(verb: string, report: LayoutReport, { print }: MaintenanceOptions): void {
+  const { tags, manifests, blobs, bytes } = report;
+  print(`${verb}: ${tags} tags, ${manifests} manifests, ${blobs} blobs, ${formatBytes(bytes)} (${bytes} bytes)`);
 }
 
 /** A registry that serves collects now and then, and one that was killed may have left its lease. */

@@ -6,12 +6,11 @@
  */
 import type { IncomingMessage } from 'node:http';
 import type { Context } from 'koa';
-import { algorithmOf, type Digest, digestOf } from '../../shared/digest.ts';
-import { type AppError, isKind } from '../../shared/errors.ts';
-import { isForeignLayer } from '../../shared/media-types.ts';
-import { type Descriptor, type ManifestDocument, parseManifest, referencesOf } from '../../shared/oci.ts';
+import { algorithmOf, digestOf } from '../../shared/digest.ts';
+import { isKind } from '../../shared/errors.ts';
 import { coalesce } from '../coalesce.ts';
 import { authorize, type Exchange, type Handlers, type RegistryPorts, tagGuard } from '../exchange.ts';
+import { newManifest, readManifest } from '../manifest-document.ts';
 import type { NewManifest, StoredManifest } from '../metadata/index.ts';
 import { OciError } from '../oci-errors.ts';
 import { type ManifestReference, manifestPath, parseTag } from '../routes.ts';
@@ -64,7 +63,7 @@ export function createManifestHandlers(ports: RegistryPorts): Handlers<'manifest
       const digest = digestOf(bytes, reference.digest === undefined ? 'sha256' : algorithmOf(reference.digest));
       if (reference.digest !== undefined && reference.digest !== digest)
         throw new OciError('DIGEST_INVALID', `cannot store manifest ${reference.digest}: the body is ${digest}`);
-      const document = parse(bytes, ctx.get('Content-Type'));
+      const document = readManifest(bytes, ctx.get('Content-Type'));
       const manifest = newManifest(document, { digest, bytes });
       await put(exchange, repository, { manifest, tags });
       await events?.emit(eventOf(exchange, { action: 'push', repository, reference, manifest, tags }));
@@ -102,7 +101,7 @@ export function createManifestHandlers(ports: RegistryPorts): Handlers<'manifest
     } catch (error) {
       if (isKind(error, 'not-found'))
         throw new OciError('MANIFEST_BLOB_UNKNOWN', error.message, { detail: error.detail, cause: error });
-      if (isKind(error, 'conflict')) throw invalid(error);
+      if (isKind(error, 'conflict')) throw new OciError('MANIFEST_INVALID', error.message, { cause: error });
       throw error;
     }
   }
@@ -136,10 +135,6 @@ function eventOf({ ctx, identity }: Exchange, happening: Happening): ManifestEve
 
 function unknown(repository: string, reference: ManifestReference): OciError {
   return new OciError('MANIFEST_UNKNOWN', `cannot find manifest ${reference.tag ?? reference.digest} in ${repository}`);
-}
-
-function invalid(error: AppError): OciError {
-  return new OciError('MANIFEST_INVALID', error.message, { cause: error });
 }
 
 /** Sets what HEAD, GET and 304 have in common. True = the client has it already, and the answer is complete. */
@@ -180,45 +175,4 @@ async function readBody(request: IncomingMessage, maxBytes: number): Promise<Buf
     chunks.push(chunk);
   }
   return Buffer.concat(chunks, seen);
-}
-
-/** @throws OciError MANIFEST_INVALID */
-function parse(bytes: Buffer, contentType: string): ManifestDocument {
-  try {
-    const document = parseManifest(bytes, contentType || undefined);
-    for (const descriptor of referencesOf(document)) assertUrls(descriptor);
-    return document;
-  } catch (error) {
-    if (isKind(error, 'invalid', 'unsupported')) throw invalid(error);
-    throw error;
-  }
-}
-
-/** `urls` make other people's machines fetch something: nothing but plain web addresses (CVE-2020-15157). */
-function assertUrls({ digest, urls = [] }: Descriptor): void {
-  for (const url of urls) {
-    const parsed = URL.parse(url);
-    if (parsed === null || !/^https?:$/.test(parsed.protocol) || parsed.hash !== '' || parsed.username !== '')
-      throw new OciError(
-        'MANIFEST_INVALID',
-        `cannot accept urls of ${digest}: ${JSON.stringify(url)} is no web address`,
-      );
-  }
-}
-
-function newManifest(document: ManifestDocument, stored: Omit<StoredManifest, 'mediaType'>): NewManifest {
-  const descriptors = referencesOf(document);
-  const isForeign = ({ mediaType, urls = [] }: Descriptor) => isForeignLayer(mediaType) && urls.length > 0;
-  const digestsOf = (list: readonly Descriptor[]): readonly Digest[] => list.map(({ digest }) => digest);
-  const { mediaType, subject, annotations } = document;
-  const artifactType = document.artifactType ?? (document.kind === 'manifest' ? document.config.mediaType : undefined);
-  return {
-    ...stored,
-    mediaType,
-    references: digestsOf(descriptors.filter((descriptor) => !isForeign(descriptor))),
-    foreign: digestsOf(descriptors.filter(isForeign)),
-    subject: subject?.digest,
-    artifactType,
-    annotations,
-  };
 }

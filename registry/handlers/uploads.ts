@@ -5,7 +5,6 @@
  * A session belongs to the repository and the user that began it; for others it does not exist (CVE-2026-32589).
  * Requests of one session take turns. Bytes that arrived stay when a connection breaks; a wrong digest ends the session.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Context } from 'koa';
 import type { Ingest } from '../../shared/blob-store.ts';
 import { algorithmOf, DIGEST_ALGORITHMS, type Digest, type DigestAlgorithm } from '../../shared/digest.ts';
@@ -13,13 +12,12 @@ import { isKind } from '../../shared/errors.ts';
 import { authorize, type Exchange, type Handlers, isAllowed, type RegistryPorts } from '../exchange.ts';
 import type { LinkedBlob, UploadSession } from '../metadata/index.ts';
 import { OciError } from '../oci-errors.ts';
+import { pinForPush } from '../pinning.ts';
 import { parseChunkRange, receivedRange } from '../ranges.ts';
 import { blobPath, parseDigestPart, parseName, uploadPath } from '../routes.ts';
 import { hasBody, receive } from '../transfer.ts';
 import { createTurns } from '../turns.ts';
 
-/** How long to wait between two looks at a digest whose old copy is being removed. */
-const PIN_RETRY_MS = 50;
 /** Repositories asked when a mount names none: enough for the usual base image, bounded for the unusual one. */
 const MOUNT_CANDIDATES = 100;
 
@@ -48,19 +46,7 @@ export function createUploadHandlers(ports: RegistryPorts): {
     await work(await findSession(exchange, repository, id));
   }
 
-  /** Until this has resolved and for a grace period after, nothing removes the bytes that commit is about to publish. */
-  async function pin(digest: Digest): Promise<Date> {
-    const until = now().getTime() + limits.uploadWaitMs;
-    for (;;) {
-      try {
-        await index.pinBlob(digest);
-        return now();
-      } catch (error) {
-        if (!isKind(error, 'unavailable') || now().getTime() > until) throw error;
-        await sleep(PIN_RETRY_MS);
-      }
-    }
-  }
+  const pin = (digest: Digest) => pinForPush(index, digest, { now, waitMs: limits.uploadWaitMs });
 
   /** Takes the rest of the body, verifies, publishes and links. */
   async function finish(ctx: Context, ingest: Ingest, end: { repository: string; digest: Digest; upload?: string }) {

@@ -9,6 +9,8 @@ import { ask, descriptorOf, indexJson } from '../contract/registry-http.ts';
 import { buildImage, buildLayer, type Image, writeLayout } from '../fixtures/images.ts';
 import { type RegistryProgram, startRegistry, succeed } from '../fixtures/programs.ts';
 
+const MAIN = join(import.meta.dirname, '../../registry/main.ts');
+
 describe('foreign clients', () => {
   const stack = new AsyncDisposableStack();
   let registry: RegistryProgram;
@@ -137,6 +139,55 @@ describe('foreign clients', () => {
     expect(pushed.status).toBe(200);
     await containersTool(command, 'rmi', '-a', '-f');
     await containersTool(command, 'pull', '-q', '--tls-verify=false', `${name}:v2`);
+  });
+
+  const registryProgram = (...args: readonly string[]) =>
+    tool(process.execPath, MAIN, ...args, '--root', registry.directory);
+
+  it('exports a repository as a layout that skopeo reads, and takes one back with all that it holds', async () => {
+    await skopeoCopy(`oci:${layout}:latest`, remote('layouts/from:v1'));
+    await skopeoCopy(`oci:${layout}:latest`, remote('layouts/from:v2'));
+    const subject = image.manifestDescriptor;
+    const referrer = indexJson([], { subject, artifactType: 'text/x' });
+    const put = { headers: { 'content-type': MEDIA_TYPES.ociIndex }, body: referrer };
+    expect((await ask(url(), 'PUT', `/v2/layouts/from/manifests/${digestOf(referrer)}`, put)).status).toBe(201);
+
+    const exported = join(root, 'exported');
+    const said = await registryProgram('export', 'layouts/from', exported);
+    expect(said).toMatch(/^exported: 2 tags, 2 manifests, 3 blobs, /);
+    await skopeoCopy(`oci:${exported}:v2`, `oci:${join(root, 'of-export')}:v2`);
+    expect(await registryProgram('import', exported, 'layouts/to')).toMatch(
+      /^imported: 2 tags, 2 manifests, 3 blobs, /,
+    );
+    expect(await registryProgram('import', exported, 'layouts/to')).toMatch(
+      /^imported: 2 tags, 2 manifests, 0 blobs, /,
+    );
+    await skopeoCopy(remote('layouts/to:v1'), `oci:${join(root, 'of-import')}:v1`);
+    const referrers = await ask(url(), 'GET', `/v2/layouts/to/referrers/${subject.digest}`);
+    expect(JSON.parse(referrers.body.toString()).manifests).toHaveLength(1);
+  });
+
+  it('imports a layout of skopeo, and refuses one whose blob is not what its name says', async () => {
+    const copied = join(root, 'skopeo-layout');
+    await skopeoCopy(`oci:${layout}:latest`, `oci:${copied}:v3`);
+    const layer = image.layers[0];
+    if (layer === undefined) throw new Error('the image has no layer');
+    await registryProgram('import', copied, 'layouts/skopeo');
+    await skopeoCopy(remote('layouts/skopeo:v3'), `oci:${join(root, 'of-skopeo')}:v3`);
+    await writeFile(join(copied, 'blobs', 'sha256', hexOf(digestOf(layer.blob))), 'bad');
+    const elsewhere = ['import', copied, 'r', '--root', join(root, 'elsewhere')];
+    await expect(tool(process.execPath, MAIN, ...elsewhere)).rejects.toThrow('cannot commit ingest');
+  });
+
+  it('removes a repository on request, by HTTP and by command', async () => {
+    for (const name of ['gone/one:v1', 'gone/two:v1', 'gone/kept:v1'])
+      await skopeoCopy(`oci:${layout}:latest`, remote(name));
+    expect((await ask(url(), 'DELETE', '/v2/_berth/repositories/gone/one')).status).toBe(202);
+    expect((await ask(url(), 'DELETE', '/v2/_berth/repositories/gone/one')).codes).toEqual(['NAME_UNKNOWN']);
+    expect(await registryProgram('remove', 'gone/two')).toMatch(/^removed: gone\/two with 1 manifests\n[\s\S]*freed: /);
+    for (const name of ['one', 'two'])
+      expect((await ask(url(), 'GET', `/v2/gone/${name}/tags/list`)).codes).toEqual(['NAME_UNKNOWN']);
+    await skopeoCopy(remote('gone/kept:v1'), `oci:${join(root, 'kept')}:v1`);
   });
 
   it('curl resumes a download and takes ranges', async () => {

@@ -1,98 +1,88 @@
-/** Pushes, collection and sudden death all at once: what was answered 201 stays, and nothing dangles. */
-import { randomBytes } from 'node:crypto';
-import { mkdtempDisposable } from 'node:fs/promises';
+/** Upkeep as users run it: the sample configuration, the commands, and what happens in the background. */
+import { mkdtempDisposable, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { expect, it } from 'vitest';
-import { digestOf } from '../../shared/digest.ts';
+import { digestOf, hexOf } from '../../shared/digest.ts';
 import { MEDIA_TYPES } from '../../shared/media-types.ts';
-import { ask, descriptorOf, manifestJson, type Reply } from '../contract/registry-http.ts';
-import { type RegistryProgram, run, startRegistry } from '../fixtures/programs.ts';
+import { ask, descriptorOf, manifestJson } from '../contract/registry-http.ts';
+import { type Place, type RegistryProgram, run, startRegistry } from '../fixtures/programs.ts';
 
 const MAIN = join(import.meta.dirname, '../../registry/main.ts');
-const CLIENTS = 4;
-const STORM_MS = 15_000;
-/** Apart by more than the lease of a collector that was killed, so that collection goes on in between. */
-const KILLS_AFTER_MS = [3_000, 7_000] as const;
-/** Shorter than a push under load, so that collection really meets pushes; clients then push again. */
-const UPKEEP = ['--gc-grace-ms', '300ms', '--gc-interval-ms', '50ms', '--upload-ttl-ms', '2s', '--gc-untagged'];
+const SAMPLE = join(import.meta.dirname, '../../deploy/registry/upkeep.yaml');
 
-it('survives a storm of pushes with collection and SIGKILL', async () => {
-  await using directory = await mkdtempDisposable(join(tmpdir(), 'berth-storm-'));
-  const place = {
+async function makePlace(): Promise<Place & AsyncDisposable> {
+  const directory = await mkdtempDisposable(join(tmpdir(), 'berth-upkeep-'));
+  return {
     root: directory.path,
     runDir: join(directory.path, 'run'),
     env: { PATH: process.env.PATH, HOME: directory.path },
+    [Symbol.asyncDispose]: () => directory.remove(),
   };
-  let program: RegistryProgram = await startRegistry(place, { args: UPKEEP });
-  const stop = Date.now() + STORM_MS;
-  const pushed = new Map<string, Buffer>();
+}
 
-  /** undefined = the registry died under the request. */
-  const tryAsk = async (...[method, path, options]: [string, string, Parameters<typeof ask>[3]?]) => {
-    try {
-      return await ask(`http://${program.address}`, method, path, options);
-    } catch {
-      return undefined;
-    }
-  };
-  const succeeded = (reply: Reply | undefined) => reply !== undefined && reply.status < 300;
+async function push(program: RegistryProgram, repository: string, tag: string): Promise<string> {
+  const url = `http://${program.address}`;
+  const text = `layer of ${repository}:${tag}`;
+  for (const body of [text, '{}'])
+    await ask(url, 'POST', `/v2/${repository}/blobs/uploads/?digest=${digestOf(body)}`, { body });
+  const manifest = manifestJson(descriptorOf('{}', MEDIA_TYPES.ociEmpty), [descriptorOf(text, MEDIA_TYPES.ociLayer)]);
+  const put = { headers: { 'content-type': MEDIA_TYPES.ociManifest }, body: manifest };
+  expect((await ask(url, 'PUT', `/v2/${repository}/manifests/${tag}`, put)).status).toBe(201);
+  return text;
+}
 
-  const pushOnce = async (repository: string, tag: string): Promise<void> => {
-    const layer = randomBytes(50_000);
-    const shared = Buffer.from('a layer that everybody pushes');
-    for (const bytes of [layer, shared, Buffer.from('{}')]) {
-      const path = `/v2/${repository}/blobs/uploads/?digest=${digestOf(bytes)}`;
-      if (!succeeded(await tryAsk('POST', path, { body: bytes }))) return;
-    }
-    const layers = [descriptorOf(layer, MEDIA_TYPES.ociLayer), descriptorOf(shared, MEDIA_TYPES.ociLayer)];
-    const manifest = manifestJson(descriptorOf('{}', MEDIA_TYPES.ociEmpty), layers);
-    const headers = { 'content-type': MEDIA_TYPES.ociManifest };
-    const path = `/v2/${repository}/manifests/${tag}`;
-    if (!succeeded(await tryAsk('PUT', path, { headers, body: manifest }))) return;
-    pushed.set(path, manifest);
-    // Half of them become garbage again.
-    if (randomBytes(1).readUInt8() % 2 === 0 && succeeded(await tryAsk('DELETE', path))) pushed.delete(path);
-  };
-  const client = async (number: number) => {
-    for (let round = 0; Date.now() < stop; round += 1) await pushOnce(`storm/c${number % 2}`, `t${number}-${round}`);
-  };
-  const killer = async () => {
-    for (const ms of KILLS_AFTER_MS) {
-      await delay(ms);
-      await program.end('SIGKILL');
-      program = await startRegistry(place, { args: UPKEEP });
-    }
-  };
-  await Promise.all([killer(), ...Array.from({ length: CLIENTS }, (_, number) => client(number))]);
+async function eventually(what: string, holds: () => Promise<boolean>): Promise<void> {
+  for (const deadline = Date.now() + 20_000; !(await holds()); await delay(20))
+    if (Date.now() > deadline) throw new Error(`not within twenty seconds: ${what}`);
+}
 
-  expect(pushed.size).toBeGreaterThan(CLIENTS);
-  for (const [path, manifest] of pushed) {
-    const reply = await ask(`http://${program.address}`, 'GET', path);
-    expect([path, reply.status]).toEqual([path, 200]);
-    expect(reply.body.equals(manifest)).toBe(true);
-    const document: { layers: { digest: string }[] } = JSON.parse(manifest.toString());
-    for (const { digest } of document.layers) {
-      const blob = await ask(`http://${program.address}`, 'GET', `${path.replace(/manifests.*/, 'blobs')}/${digest}`);
-      expect(digestOf(blob.body)).toBe(digest);
-    }
+it('the sample: retention says what it would do, does it, and frees the disk in the same run', async () => {
+  await using place = await makePlace();
+  let directory: string;
+  const freed: string[] = [];
+  {
+    // The bytes of a push are safe for the grace that held then.
+    await using program = await startRegistry(place, { args: ['--config', SAMPLE, '--gc-grace-ms', '0s'] });
+    directory = program.directory;
+    for (const tag of ['n1', 'n2', 'n3', 'n4', 'pr-1']) freed.push(await push(program, 'nightly/app', tag));
   }
-  expect(await program.end('SIGTERM')).toBe(0);
-
-  const call = (...args: readonly string[]) =>
-    run(
-      process.execPath,
-      [MAIN, ...args, '--root', program.directory, '--upload-ttl-ms', '0s', '--gc-grace-ms', '0s'],
-      {
-        env: place.env,
-      },
-    );
-  const before = await call('fsck');
-  expect(before).toMatchObject({ code: 0, stdout: expect.stringMatching(/^0 broken, /m) });
-  const planned = await call('gc', '--dry-run');
-  const done = await call('gc');
-  expect(done.code).toBe(0);
+  const call = (...args: readonly string[]) => {
+    const all = [MAIN, ...args, '--root', directory, '--config', SAMPLE, '--gc-grace-ms', '0s'];
+    return run(process.execPath, all, { env: place.env });
+  };
+  const planned = await call('retention', '--dry-run');
+  const done = await call('retention');
   expect(planned.stdout.replaceAll('would remove', 'removed').replaceAll('would free', 'freed')).toBe(done.stdout);
-  expect(await call('fsck')).toMatchObject({ code: 0, stdout: '0 broken, 0 orphans\n' });
+  const bytes = freed.slice(0, 2).join('').length;
+  expect(done.stdout).toContain('removed: nightly/app:n1\n');
+  expect(done.stdout).toContain('removed by retention: 2 tags, 2 manifests\n');
+  expect(done.stdout).toContain(`(${bytes} bytes)`);
+  await using program = await startRegistry(place, { args: ['--config', SAMPLE] });
+  const { body } = await ask(`http://${program.address}`, 'GET', '/v2/nightly/app/tags/list');
+  expect(JSON.parse(body.toString()).tags).toEqual(['n3', 'n4', 'pr-1']);
+});
+
+it('finds in the background what rots and what is too old; a push heals', async () => {
+  await using place = await makePlace();
+  const rules = join(place.root, 'rules.yaml');
+  await writeFile(rules, 'retention: [{ repositories: ["old/**"], keepLast: 0 }]');
+  const often = ['--scrub-interval-ms', '50ms', '--retention-interval-ms', '50ms', '--gc-grace-ms', '500ms'];
+  await using program = await startRegistry(place, { args: ['--config', rules, ...often] });
+  const url = `http://${program.address}`;
+  await push(program, 'old/app', 'v1');
+  await eventually('the tag goes', async () => (await ask(url, 'HEAD', '/v2/old/app/manifests/v1')).status === 404);
+
+  const digest = digestOf(await push(program, 'app', 'v1'));
+  await writeFile(join(program.directory, 'blobs', 'sha256', hexOf(digest)), 'rotten');
+  const status = async (method = 'HEAD') => (await ask(url, method, `/v2/app/blobs/${digest}`)).status;
+  await eventually('the blob goes', async () => (await status()) === 404);
+  expect(await status('GET')).toBe(404);
+  expect(program.output()).toContain('blob quarantined: push it again');
+  const metrics = (await ask(url, 'GET', '/metrics')).body.toString();
+  expect(metrics).toContain('berth_registry_quarantined_total 1');
+  expect(metrics).toMatch(/berth_registry_retention_removed_total\{kind="tags"\} 1/);
+  await push(program, 'app', 'v1');
+  expect(await status('GET')).toBe(200);
 });
