@@ -131,14 +131,28 @@ function createErrorEdge({ randomId, now }: RegistryPorts, log: Log): Koa.Middle
       const requestId = randomId();
       if (error.status >= 500) log.error('request failed', { requestId, method, path, at: now(), error: thrown });
       else log.debug('request refused', { requestId, method, path, code: error.code });
-      await discard(ctx.req);
+      // What a client still sends after that is not read: the connection ends with the answer.
+      if (!(await discard(ctx.req))) ctx.set('Connection', 'close');
       answer(ctx, error, requestId);
     }
   };
 }
 
+/** What a handler may have set before it failed, and what would be a lie about an error. */
+const HEADERS_OF_BLOBS = [
+  'Accept-Ranges',
+  'Cache-Control',
+  'Content-Disposition',
+  'Content-Length',
+  'Content-Range',
+  'Docker-Content-Digest',
+  'ETag',
+];
+
 function answer(ctx: Context, error: OciError, requestId: string): void {
-  for (const name of ['Content-Length', 'Content-Disposition', 'Cache-Control', 'ETag']) ctx.remove(name);
+  for (const name of HEADERS_OF_BLOBS) ctx.remove(name);
+  // A handler that was about to send a blob by itself has taken the answer from Koa.
+  ctx.respond = true;
   ctx.set({ ...error.headers, 'X-Request-Id': requestId, 'Content-Type': 'application/json' });
   ctx.status = error.status;
   ctx.body = errorBody(error);

@@ -65,7 +65,6 @@ const ANSWER_OF_KIND: Partial<Record<ErrorKind, Answer>> = {
   unauthenticated: { code: 'UNAUTHORIZED' },
   denied: { code: 'DENIED' },
   'too-large': { code: 'SIZE_INVALID', status: 413 },
-  integrity: { code: 'DIGEST_INVALID' },
   unsupported: { code: 'UNSUPPORTED' },
   unavailable: { code: 'UNKNOWN', status: 503 },
   timeout: { code: 'UNKNOWN', status: 503 },

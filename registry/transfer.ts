@@ -169,10 +169,10 @@ const DISCARD_MAX_MS = 1_000;
 
 /**
  * Reads on after a refusal, within bounds: most clients look for an answer only when they have sent everything, and a
- * connection closed before that loses the answer.
+ * connection closed before that loses the answer. false = there is more, for which the connection must not be kept.
  */
-export async function discard(request: IncomingMessage): Promise<void> {
-  if (request.complete || request.destroyed) return;
+export async function discard(request: IncomingMessage): Promise<boolean> {
+  if (request.complete || request.destroyed) return true;
   const done = new AbortController();
   const rest = async () => {
     let seen = 0;
@@ -184,4 +184,5 @@ export async function discard(request: IncomingMessage): Promise<void> {
   // Either may fail: a client that hangs up meanwhile wants no answer any more.
   await Promise.race([rest(), sleep(DISCARD_MAX_MS, undefined, { signal: done.signal })]).catch(() => {});
   done.abort();
+  return request.complete;
 }

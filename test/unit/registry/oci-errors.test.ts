@@ -32,6 +32,10 @@ describe('error table', () => {
     expect(errorBody(answer)).not.toContain('secret');
   });
 
+  it('does not blame the client for damage of ours', () => {
+    expect(toOciError(new AppError('integrity', 'the file ends early')).status).toBe(500);
+  });
+
   it('asks to try again when a dependency is down, and never says not found', () => {
     expect(toOciError(new AppError('unavailable', 'disk full'))).toMatchObject({
       status: 503,
