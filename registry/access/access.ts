@@ -36,6 +36,8 @@ export type Action =
   | { readonly kind: 'catalog' }
   | { readonly kind: 'metrics' }
   | { readonly kind: RepositoryAction; readonly repository: string }
+  /** To see its name in the catalog. */
+  | { readonly kind: 'list'; readonly repository: string }
   | {
       readonly kind: 'tag-create' | 'tag-overwrite' | 'tag-delete';
       readonly repository: string;

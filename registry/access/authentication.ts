@@ -142,6 +142,7 @@ function covers({ catalog, repositories }: NonNullable<Identity['token']>['grant
     case 'metrics':
       return false;
     case 'catalog':
+    case 'list':
       return catalog;
     case 'pull':
     case 'push':

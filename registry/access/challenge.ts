@@ -32,6 +32,7 @@ export function scopeOf(action: Action): string | undefined {
     case 'metrics':
       return undefined;
     case 'catalog':
+    case 'list':
       return 'registry:catalog:*';
     case 'pull':
       return `repository:${action.repository}:pull`;

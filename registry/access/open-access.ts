@@ -2,7 +2,7 @@
 import { type Access, type Action, ALLOWED, ANONYMOUS } from './access.ts';
 import { assertWithin, networkOf, type RateLimit } from './rate-limit.ts';
 
-const READS: ReadonlySet<Action['kind']> = new Set(['probe', 'catalog', 'metrics', 'pull']);
+const READS: ReadonlySet<Action['kind']> = new Set(['probe', 'catalog', 'list', 'metrics', 'pull']);
 
 export interface OpenAccessOptions {
   /** Sensible on loopback, where whoever can connect could write to the files as well. */

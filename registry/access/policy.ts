@@ -147,6 +147,8 @@ function createPolicy(document: PolicyDocument): Policy {
           return !subject.isAnonymous || servesAnonymous;
         case 'metrics':
           return principals(subject).some((name) => document.metrics.includes(name));
+        case 'list':
+          return has(subject, 'pull', action.repository);
         case 'pull':
         case 'push':
         case 'delete':

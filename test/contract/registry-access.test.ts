@@ -151,7 +151,7 @@ describe('every route asks decide() about what it really does', () => {
 
   it('lists only repositories that the caller may pull', async () => {
     await push('v1', 'one');
-    refuses = (_user, action) => action.kind === 'pull' && action.repository === 'r';
+    refuses = (_user, action) => action.kind === 'list' && action.repository === 'r';
     expect(JSON.parse((await send('GET', '/v2/_catalog')).body.toString())).toEqual({ repositories: [] });
   });
 });

@@ -162,6 +162,14 @@ describe('users and a policy', () => {
     expect(await list('bob')).toEqual({ repositories: ['private/app', 'public/app'] });
   });
 
+  it('does not tell the names of other repositories by a Link of the catalog', async () => {
+    const page = await registry.as(undefined, 'GET', '/v2/_catalog?n=1');
+    expect(JSON.parse(String(page.body))).toEqual({ repositories: ['public/app'] });
+    expect(page.headers.link).toBeUndefined();
+    const first = await registry.as('bob', 'GET', '/v2/_catalog?n=1');
+    expect(first.headers.link).toBe('</v2/_catalog?n=1&last=private%2Fapp>; rel="next"');
+  });
+
   it('lets somebody create tags and not overwrite them, and nobody overwrite immutable ones (CVE-2026-31801)', async () => {
     const other = manifestJson(CONFIG, [], { annotations: { other: 'yes' } });
     expect((await tag(registry, 'bob', 'private/app:latest', MANIFEST)).status).toBe(201);
@@ -296,6 +304,13 @@ describe('tokens', () => {
     );
     // bob may not, so no token would help.
     expect((await withToken(answer.token, 'DELETE', '/v2/private/app/manifests/v1')).status).toBe(403);
+  });
+
+  it('for the catalog list what their holder may pull', async () => {
+    const { token } = json(await get('scope=registry:catalog:*', 'bob'));
+    const listed = json(await withToken(token, 'GET', '/v2/_catalog'));
+    expect(listed).toEqual({ repositories: ['private/app', 'public/app'] });
+    expect((await withToken(token, 'GET', '/v2/private/app/tags/list')).status).toBe(401);
   });
 
   it('are given without a name for what strangers may pull', async () => {
