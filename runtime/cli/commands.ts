@@ -7,6 +7,11 @@
 import { type Command, Option } from 'commander';
 import { addContainerFlags } from './container-request.ts';
 import type { ImportFlags } from './image-commands.ts';
+import type {
+  ConnectFlags,
+  CreateFlags as CreateNetworkFlags,
+  ListFlags as ListNetworksFlags,
+} from './network-commands.ts';
 import type { Session } from './session.ts';
 
 /** Runs with an open session; arguments and flags are as commander gives them. */
@@ -23,6 +28,7 @@ const images = () => import('./image-commands.ts');
 const containers = () => import('./container-commands.ts');
 const running = () => import('./run-command.ts');
 const system = () => import('./system-commands.ts');
+const networks = () => import('./network-commands.ts');
 
 type Declare = (parent: Command, name: string) => Command;
 
@@ -33,6 +39,7 @@ export function buildProgram(program: Command, act: Act, words: ReadonlySet<stri
   const container = group('container', 'manage containers');
   const image = group('image', 'manage images');
   const systemGroup = group('system', 'manage the engine');
+  addNetworkCommands(group('network', 'manage networks'), act, words);
 
   /** Declares a command at the top and, under another or the same name, in its group. */
   function both(parent: Command, declare: Declare, name: string, grouped = name): void {
@@ -678,4 +685,88 @@ export function buildProgram(program: Command, act: Act, words: ReadonlySet<stri
     .argument('[server]')
     .action(act(async (session, server: string | undefined) => (await system()).logout(session, server)));
   return program;
+}
+
+function addNetworkCommands(network: Command, act: Act, words: ReadonlySet<string>): void {
+  if (!words.has(network.name())) return;
+  const many = (flags: string, description: string) => new Option(flags, description).argParser(collect);
+  network
+    .command('create')
+    .description('make a network')
+    .argument('<name>')
+    .option('-d, --driver <DRIVER>', 'bridge, macvlan or ipvlan')
+    .addOption(many('--subnet <CIDR>', 'where its addresses come from; chosen when absent'))
+    .addOption(many('--gateway <IP>', "the host's address in the subnet"))
+    .addOption(many('--ip-range <CIDR>', 'part of the subnet that containers get addresses from'))
+    .addOption(many('--aux-address <NAME=IP>', 'an address that belongs to something else'))
+    .option('--internal', 'nothing gets in or out')
+    .option('--attachable', 'recorded with the network: containers can always be connected by hand')
+    .option('--no-ipv4', 'IPv6 alone')
+    .option('--ipv6', 'IPv6 as well')
+    .addOption(many('-o, --opt <KEY=VALUE>', 'option of the driver'))
+    .addOption(many('--label <KEY=VALUE>', 'label'))
+    .action(
+      act(async (session, name: string, flags: CreateNetworkFlags) => (await networks()).create(session, name, flags)),
+    );
+  network
+    .command('ls')
+    .alias('list')
+    .description('list networks')
+    .addOption(filter())
+    .addOption(format())
+    .option('-q, --quiet', 'only ids')
+    .option('--no-trunc', 'whole ids')
+    .action(act(async (session, flags: ListNetworksFlags) => (await networks()).ls(session, flags)));
+  network
+    .command('inspect')
+    .description('show everything about networks')
+    .argument('<network...>')
+    .option('-f, --format <FORMAT>', 'json, or a Go template')
+    .action(
+      act(async (session, names: string[], flags: { format?: string }) =>
+        (await networks()).inspectNetworks(session, names, flags),
+      ),
+    );
+  network
+    .command('connect')
+    .description('connect a container to a network, now if it runs')
+    .argument('<network>')
+    .argument('<container>')
+    .option('--ip <IP>', 'IPv4 address')
+    .option('--ip6 <IP>', 'IPv6 address')
+    .addOption(many('--alias <NAME>', 'another name in the network'))
+    .addOption(many('--driver-opt <KEY=VALUE>', 'option of the driver'))
+    .option('--gw-priority <NUMBER>', 'the network with the highest has the default route')
+    .action(
+      act(async (session, name: string, container: string, flags: ConnectFlags) =>
+        (await networks()).connect(session, name, container, flags),
+      ),
+    );
+  network
+    .command('disconnect')
+    .description('take a container out of a network')
+    .argument('<network>')
+    .argument('<container>')
+    .option('-f, --force', 'also when the container is in a bad state')
+    .action(
+      act(async (session, name: string, container: string, flags: { force?: boolean }) =>
+        (await networks()).disconnect(session, name, container, flags),
+      ),
+    );
+  network
+    .command('rm')
+    .alias('remove')
+    .description('remove networks')
+    .argument('<network...>')
+    .action(act(async (session, names: string[]) => (await networks()).rm(session, names)));
+  network
+    .command('prune')
+    .description('remove networks that no container uses')
+    .addOption(longFilter())
+    .option('-f, --force', 'do not ask')
+    .action(
+      act(async (session, flags: { filter?: readonly string[]; force?: boolean }) =>
+        (await networks()).prune(session, flags),
+      ),
+    );
 }

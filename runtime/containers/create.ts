@@ -2,6 +2,7 @@
  * From a request and an image to the record of a container: what Docker's create merges, checks and fills in. Pure; what
  * must be looked up on the host comes in as facts.
  */
+import { isIP } from 'node:net';
 import { AppError } from '../../shared/errors.ts';
 import type { ImageRunConfig } from '../../shared/oci.ts';
 import type { MountPoint } from './container.ts';
@@ -125,6 +126,8 @@ function checkHostConfig(hostConfig: HostConfig, host: HostLimits): void {
   if (CpuQuota > 0 && CpuQuota < 1000) invalid('CPU cfs quota can not be less than 1ms (i.e. 1000)');
   if (hostConfig.Runtime !== host.runtimeName) invalid(`unknown or invalid runtime name: ${hostConfig.Runtime}`);
   for (const entry of hostConfig.ExtraHosts) parseExtraHost(entry);
+  for (const server of hostConfig.Dns)
+    if (isIP(server) === 0) invalid(`invalid DNS server: ${JSON.stringify(server)} is not an IP address`);
   planLog(hostConfig.LogConfig);
 }
 

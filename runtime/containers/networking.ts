@@ -91,7 +91,9 @@ export function portWishesOf(config: ContainerConfig, hostConfig: HostConfig): r
     // An empty list is a port that nobody chose.
     const wanted = bindings.length === 0 ? [{ HostIp: '', HostPort: '' }] : bindings;
     return wanted.map(({ HostIp, HostPort }): PortWish => {
-      if (HostIp !== '' && isIP(HostIp) === 0) throw new AppError('invalid', `invalid IP address: ${HostIp}`);
+      // An address with a zone is one, but no firewall knows it.
+      if (HostIp !== '' && (isIP(HostIp) === 0 || HostIp.includes('%')))
+        throw new AppError('invalid', `invalid IP address: ${HostIp}`);
       return { ...inside, hostAddress: HostIp, hostPorts: parseHostPorts(HostPort) };
     });
   });

@@ -37,7 +37,7 @@ export function endpointCommands(namespace: string, { endpoint, network, link, m
     case 'bridge':
       return [
         `link add ${link} mtu ${mtu} type veth peer name ${interfaceName} address ${mac} mtu ${mtu} netns ${namespace}`,
-        `link set ${link} master ${network.link} up`,
+        ...portCommands(link, network.link),
       ];
     case 'macvlan':
       return [
@@ -53,6 +53,14 @@ export function endpointCommands(namespace: string, { endpoint, network, link, m
     default:
       throw network.driver satisfies never;
   }
+}
+
+/**
+ * Makes a link a port of a bridge; safe to repeat. Where br_netfilter is loaded, a container that asks for itself by the
+ * host's address is answered through the port that it asked by: hence hairpin.
+ */
+export function portCommands(link: string, bridge: string): readonly string[] {
+  return [`link set ${link} master ${bridge} addrgenmode none up`, `link set ${link} type bridge_slave hairpin on`];
 }
 
 /** Inside the namespace. Only one endpoint brings the default route of a family. */

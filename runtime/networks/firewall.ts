@@ -3,11 +3,13 @@
  * `bridge berth_<tag>` for what passes between ports of one bridge. Pure; whoever applies it replaces both tables in
  * one transaction, so there is never a moment without rules.
  *
- * What they say (docs/adr/0017):
+ * What they say (docs/adr/0019):
  * - Nothing reaches a container from outside except replies and published ports; no route leads between two networks.
  * - An internal network reaches its gateway for DNS, and nothing else (CVE-2024-29018).
  * - A container cannot use an address or MAC that belongs to another, send router advertisements (CVE-2020-13401), or
  *   come from an address that does not lead back to its bridge.
+ * - What a container says to everybody does not come back to it, though its port may send back what it came from: IPv6
+ *   would take the echo for another host with its address.
  * - What is published on 127.0.0.1 is reachable from this host alone: loopback addresses are never accepted from a
  *   bridge (CVE-2025-54388), and nothing pretends to come from one (CVE-2021-20199): sources stay what they are.
  * Accepting here does not override a drop of another table: published ports respect the host's firewall.
@@ -220,6 +222,10 @@ function bridgeTable(tag: string, { networks, ports }: FirewallState): string {
   const speaksIpv6 = held.filter(({ addresses }) => addresses.some(isV6));
   return `table bridge ${tableName(tag)} {
 ${set(
+  'same_port',
+  'ifname . ifname',
+  held.map(({ link }) => `${name(link)} . ${name(link)}`),
+)}${set(
   'ports',
   'ifname',
   held.map(({ link }) => name(link)),
@@ -258,6 +264,7 @@ ${set(
   chain between {
     type filter hook forward priority filter; policy accept;
     iifname @separated oifname @separated drop
+    iifname . oifname @same_port meta pkttype { broadcast, multicast } drop
   }
 }
 `;

@@ -14,10 +14,17 @@ import { runCommand } from '../kernel/command.ts';
 import type { Links } from '../kernel/links.ts';
 import type { Nft } from '../kernel/nft.ts';
 import { contains, formatAddress, freeAddress, overlaps, parseAddress, parseSubnet, type Subnet } from './addresses.ts';
-import { bridgeAddressCommands, bridgeCreateCommand, endpointCommands, interfaceCommands } from './bridge.ts';
+import {
+  bridgeAddressCommands,
+  bridgeCreateCommand,
+  endpointCommands,
+  interfaceCommands,
+  portCommands,
+} from './bridge.ts';
 import type { Dns } from './dns.ts';
 import { matchesNetworkFilters } from './filters.ts';
 import { clearedRuleset, type FirewallState, rulesetOf, tableName } from './firewall.ts';
+import { hostFirewallChange } from './host-firewall.ts';
 import type { NetworkStore, StoredEndpoint, StoredSandbox } from './network-store.ts';
 import {
   type Endpoint,
@@ -155,6 +162,21 @@ export async function openNetworks(options: NetworksOptions): Promise<LocalNetwo
     writtenRules = '';
   });
 
+  /** See host-firewall.ts. */
+  const passHostFirewall = coalesced(async () => {
+    const bridges = firewallState().networks.map(({ link }) => link);
+    for (const family of ['ip', 'ip6'] as const) {
+      const [forward, dockerUser] = await Promise.all([
+        nft.chain(family, 'filter', 'FORWARD'),
+        nft.chain(family, 'filter', 'DOCKER-USER'),
+      ]);
+      const change = hostFirewallChange(tableName(tag), bridges, { family, forward, dockerUser });
+      if (change === '') continue;
+      await nft.apply(change);
+      log.info('the accepts of bridges in the FORWARD rules of the host have been brought up to date', { family });
+    }
+  });
+
   const writeNames = coalesced(async () => {
     if (dns === undefined) return;
     const named = [...networks.values()].filter((network) => isNamed(network) && membersOf(network.id).size > 0);
@@ -220,7 +242,7 @@ export async function openNetworks(options: NetworksOptions): Promise<LocalNetwo
     const commands = bridgeAddressCommands(network);
     if (existing.some(({ name }) => name === link)) await links.run(commands);
     else await links.run([bridgeCreateCommand(link, { mac: randomMac(randomId()), mtu }), ...commands]);
-    await prepareHost(network);
+    await Promise.all([prepareHost(network), passHostFirewall()]);
     return mtu;
   };
 
@@ -611,7 +633,7 @@ export async function openNetworks(options: NetworksOptions): Promise<LocalNetwo
     await up.get(network.id)?.catch(() => {});
     up.delete(network.id);
     if (network.driver === 'bridge') await links.attempt([`link delete ${network.link}`]);
-    await Promise.all([writeRules(), writeNames()]);
+    await Promise.all([writeRules(), writeNames(), passHostFirewall()]);
   };
 
   const ensurePredefined = async (): Promise<void> => {
@@ -670,7 +692,7 @@ export async function openNetworks(options: NetworksOptions): Promise<LocalNetwo
       .map(({ name }) => `link delete ${name}`);
     const lost = namespaces.filter((name) => name.startsWith(`${tableName(tag)}_`) && !known.has(name));
     await links.attempt([...stray, ...lost.map((name) => `netns delete ${name}`)]);
-    await Promise.all([writeRules(), writeNames()]);
+    await Promise.all([writeRules(), writeNames(), passHostFirewall()]);
   };
 
   const isOurs = (link: string): boolean => link.startsWith(`ve${tag}`) || link.startsWith(`br${tag}-`);
@@ -706,7 +728,7 @@ export async function openNetworks(options: NetworksOptions): Promise<LocalNetwo
         const network = networks.get(networkId);
         const port = existing.get(link);
         if (network?.driver !== 'bridge' || port === undefined || port.master === network.link) continue;
-        await links.run([`link set ${link} master ${network.link} up`]);
+        await links.run(portCommands(link, network.link));
         changed = true;
       }
     return changed;
@@ -716,6 +738,7 @@ export async function openNetworks(options: NetworksOptions): Promise<LocalNetwo
     const active = [...sandboxes.values()];
     if (active.length === 0) return;
     await Promise.all(active.map(({ ready }) => ready.catch(() => {})));
+    await passHostFirewall();
     const changed = await mend(new Set(up.keys()));
     const rules = await nft.table('inet', tableName(tag));
     const shape = rules === undefined ? '' : rules.split('\n').sort().join('\n');

@@ -53,6 +53,10 @@ const FLAG_OPTIONS = [
   'com.docker.network.bridge.enable_icc',
   'com.docker.network.bridge.enable_ip_masquerade',
 ] as const;
+const MODES: Readonly<Record<string, readonly string[]>> = {
+  macvlan_mode: ['bridge', 'private', 'vepa', 'passthru'],
+  ipvlan_mode: ['l2', 'l3', 'l3s'],
+};
 const VLAN_OPTIONS: readonly string[] = ['parent', 'macvlan_mode', 'ipvlan_mode', 'com.docker.network.driver.mtu'];
 
 /** @throws AppError 'invalid', 'denied', 'conflict' and 'unsupported' as Networks.create tells */
@@ -124,6 +128,9 @@ function checkOptions(driver: NetworkDriver, options: Readonly<Record<string, st
   for (const link of [options[BRIDGE_NAME], options.parent])
     if (link !== undefined && !(link.length <= LINK_NAME_MAX && /^[a-zA-Z0-9][\w.-]*$/.test(link)))
       throw new AppError('invalid', `invalid name of a link: ${JSON.stringify(link)}`);
+  for (const [key, modes] of Object.entries(MODES))
+    if (options[key] !== undefined && !modes.includes(options[key]))
+      throw new AppError('invalid', `invalid ${key} ${JSON.stringify(options[key])}: want ${modes.join(', ')}`);
   const prefix = options['com.docker.network.container_iface_prefix'];
   if (prefix !== undefined && !/^[a-z][a-z0-9]{0,9}$/.test(prefix))
     throw new AppError('invalid', `invalid prefix of interfaces: ${JSON.stringify(prefix)}`);

@@ -8,7 +8,7 @@ const PAGE = new URL('../../../docs/cli.md', import.meta.url);
 /** Every command with its flags, as the declarations have them. */
 function reference(): string {
   const program = new Command('berth');
-  const groups = ['container', 'image', 'system'];
+  const groups = ['container', 'image', 'network', 'system'];
   buildProgram(program, () => async () => undefined, new Set([...groups, 'run', 'create']));
   const lines = [
     '# berth: commands',

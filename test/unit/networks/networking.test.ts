@@ -40,6 +40,7 @@ describe('published ports', () => {
     [{ '70000/tcp': [] }],
     [{ '80/icmp': [] }],
     [{ '80/tcp': [{ HostIp: 'here' }] }],
+    [{ '80/tcp': [{ HostIp: 'fe80::1%eth0' }] }],
     [{ '80/tcp': [{ HostPort: '9-8' }] }],
     [{ '80/tcp': [{ HostPort: '-1' }] }],
   ])('refuses %j', (PortBindings) => {
