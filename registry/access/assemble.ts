@@ -84,7 +84,7 @@ export async function openAccessControl(options: AccessControlOptions): Promise<
   if (issuer !== undefined && outsideKeysFile !== undefined) {
     const algorithm = config.outsideAlgorithm;
     const keys = await live(outsideKeysFile, (text) => parsePublicKeys(text, algorithm));
-    verifyToken = outsideTokenVerifier(() => ({ issuer, audience: service, algorithm, keyOf: keys(), now }));
+    verifyToken = outsideTokenVerifier({ issuer, audience: service, algorithm, keyOf: (kid) => keys()(kid), now });
   } else if (tokenRealm !== undefined) {
     const directory = signingKeysDirectory(config);
     await openSigningKeys(directory, now);

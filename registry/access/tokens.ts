@@ -4,7 +4,7 @@
  * algorithm is the one that is configured, whatever the head says.
  * https://distribution.github.io/distribution/spec/auth/jwt/
  */
-import { createPublicKey, type KeyObject } from 'node:crypto';
+import { createPublicKey, hash, type KeyObject } from 'node:crypto';
 import { errors, jwtVerify, SignJWT } from 'jose';
 import { z } from 'zod';
 import { AppError, messageOf } from '../../shared/errors.ts';
@@ -35,11 +35,46 @@ export interface TokenClaims {
   readonly grants: Grants;
 }
 
-/** undefined = not valid, for whatever reason: a stranger learns nothing about which. */
-export async function verifyToken(token: string, rules: VerifyRules): Promise<TokenClaims | undefined> {
+interface Verified {
+  readonly claims: TokenClaims;
+  readonly seenAtMs: number;
+  readonly expiresAtMs: number;
+  readonly kid: string | undefined;
+  readonly key: KeyObject | undefined;
+}
+
+/** Tokens remembered; a forgotten one only costs checking it again. */
+const REMEMBERED_MAX = 10_000;
+
+/**
+ * A check that looks at a token's signature once for as long as the token and its key are valid: clients send it with
+ * every request. Answers undefined for what is not valid, for whatever reason: a stranger learns nothing about which.
+ */
+export function createTokenCheck(rules: VerifyRules): (token: string) => Promise<TokenClaims | undefined> {
+  const remembered = new Map<string, Verified>();
+  const isValid = ({ seenAtMs, expiresAtMs, kid, key }: Verified) => {
+    const at = rules.now().getTime();
+    return seenAtMs <= at && at < expiresAtMs && rules.keyOf(kid) === key;
+  };
+
+  return async (token) => {
+    const name = hash('sha256', token);
+    const known = remembered.get(name);
+    if (known !== undefined && isValid(known)) return known.claims;
+    remembered.delete(name);
+    const verified = await verify(token, rules);
+    if (verified === undefined) return undefined;
+    const oldest = remembered.keys().next();
+    if (remembered.size >= REMEMBERED_MAX && oldest.done !== true) remembered.delete(oldest.value);
+    remembered.set(name, verified);
+    return verified.claims;
+  };
+}
+
+async function verify(token: string, rules: VerifyRules): Promise<Verified | undefined> {
   if (token.length > TOKEN_MAX_LENGTH) return undefined;
   try {
-    const { payload } = await jwtVerify(token, ({ kid }) => known(rules.keyOf(kid)), {
+    const { payload, protectedHeader } = await jwtVerify(token, ({ kid }) => known(rules.keyOf(kid)), {
       algorithms: [rules.algorithm],
       issuer: rules.issuer,
       audience: rules.audience,
@@ -48,7 +83,11 @@ export async function verifyToken(token: string, rules: VerifyRules): Promise<To
       requiredClaims: ['exp', 'iss', 'aud'],
     });
     const grants = parseAccessClaim(payload.access);
-    return grants === undefined ? undefined : { subject: payload.sub ?? '', grants };
+    if (grants === undefined) return undefined;
+    const { kid } = protectedHeader;
+    const expiresAtMs = (payload.exp ?? 0) * 1_000;
+    const claims = { subject: payload.sub ?? '', grants };
+    return { claims, seenAtMs: rules.now().getTime(), expiresAtMs, kid, key: rules.keyOf(kid) };
   } catch (error) {
     if (error instanceof errors.JOSEError) return undefined;
     throw error;
@@ -100,14 +139,13 @@ export function createOwnTokens({ issuer, service, lifeMs, keys, now, randomId }
         .sign(privateKey);
       return { token, issuedAt, expiresInS };
     },
-    verify: (token) =>
-      verifyToken(token, {
-        issuer,
-        audience: service,
-        algorithm: SIGNING_ALGORITHM,
-        keyOf: (kid) => (kid === undefined ? undefined : keys().publicKey(kid)),
-        now,
-      }),
+    verify: createTokenCheck({
+      issuer,
+      audience: service,
+      algorithm: SIGNING_ALGORITHM,
+      keyOf: (kid) => (kid === undefined ? undefined : keys().publicKey(kid)),
+      now,
+    }),
   };
 }
 
@@ -120,9 +158,10 @@ export function ownTokenVerifier(tokens: OwnTokens, exists: (name: string) => bo
   };
 }
 
-export function outsideTokenVerifier(rules: () => VerifyRules): TokenVerifier {
+export function outsideTokenVerifier(rules: VerifyRules): TokenVerifier {
+  const check = createTokenCheck(rules);
   return async (token) => {
-    const claims = await verifyToken(token, rules());
+    const claims = await check(token);
     return claims === undefined ? undefined : identityOf(claims, 'outside');
   };
 }

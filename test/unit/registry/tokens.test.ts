@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { createChallenger } from '../../../registry/access/challenge.ts';
 import { formatScopes, intersect, parseAccessClaim, parseScopes } from '../../../registry/access/scopes.ts';
 import type { SigningKeys } from '../../../registry/access/signing-keys.ts';
-import { createOwnTokens, parsePublicKeys, verifyToken } from '../../../registry/access/tokens.ts';
+import { createOwnTokens, createTokenCheck, parsePublicKeys } from '../../../registry/access/tokens.ts';
 import { parseChallenges } from '../../../shared/registry-auth.ts';
 
 const encode = (value: unknown) => Buffer.from(JSON.stringify(value)).toString('base64url');
@@ -37,6 +37,37 @@ describe('tokens', () => {
     expect(expiresInS).toBe(300);
     expect(await tokens.verify(token)).toEqual({ subject: 'ann', grants });
     expect(await tokens.verify(forge({ alg: 'ES256', kid: 'one' }, claims))).toMatchObject({ subject: 'ann' });
+  });
+
+  it('are checked once, and again when their key has gone, is another, or the clock goes back', async () => {
+    const current = new Map([['one', first.publicKey]]);
+    let asked = 0;
+    const check = createTokenCheck({
+      issuer,
+      audience: 'here',
+      algorithm: 'ES256',
+      keyOf: (kid) => {
+        asked += 1;
+        return current.get(kid ?? '');
+      },
+      now: () => new Date(time),
+    });
+    time = NOW;
+    const token = forge({ alg: 'ES256', kid: 'one' }, claims);
+    expect(await check(token)).toMatchObject({ subject: 'ann' });
+    const once = asked;
+    expect(await check(token)).toMatchObject({ subject: 'ann' });
+    expect(asked).toBe(once + 1);
+    time = NOW - 61_000;
+    expect(await check(token)).toBeUndefined();
+    time = NOW;
+    expect(await check(token)).toBeDefined();
+    current.set('one', strange.publicKey);
+    expect(await check(token)).toBeUndefined();
+    current.set('one', first.publicKey);
+    expect(await check(token)).toBeDefined();
+    current.delete('one');
+    expect(await check(token)).toBeUndefined();
   });
 
   it('end 60 seconds after their time, which is how far clocks may be apart', async () => {
@@ -95,10 +126,10 @@ describe('tokens', () => {
     const asPem = String(first.publicKey.export({ type: 'spki', format: 'pem' }));
     for (const file of [jwks, asPem]) {
       const rules = { issuer, audience: 'here', keyOf: parsePublicKeys(file, 'ES256'), now: () => new Date(NOW) };
-      expect(await verifyToken(token, { ...rules, algorithm: 'ES256' })).toBeDefined();
+      expect(await createTokenCheck({ ...rules, algorithm: 'ES256' })(token)).toBeDefined();
       // The algorithm is ours to say, not the token's.
       expect(
-        await verifyToken(forge({ alg: 'HS256', kid: 'one' }, claims, asPem), { ...rules, algorithm: 'ES256' }),
+        await createTokenCheck({ ...rules, algorithm: 'ES256' })(forge({ alg: 'HS256', kid: 'one' }, claims, asPem)),
       ).toBeUndefined();
     }
   });
