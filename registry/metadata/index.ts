@@ -84,7 +84,10 @@ export interface ManifestIndex {
   ): Promise<void>;
   /** Removes the tag only; false = was absent. */
   removeTag(repository: string, tag: string, options: { readonly guard: TagGuard }): Promise<boolean>;
-  /** Removes the manifest and every tag that points at it; false = was absent. */
+  /**
+   * Removes the manifest and every tag that points at it; false = was absent. The guard is also asked about tags of
+   * indexes that hold it: they stay, and lose a part.
+   */
   removeManifest(repository: string, digest: Digest, options: { readonly guard: TagGuard }): Promise<boolean>;
   /** Keeps an untagged manifest from being collected for another grace period; false = absent. */
   touchManifest(repository: string, digest: Digest): Promise<boolean>;

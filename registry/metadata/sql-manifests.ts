@@ -3,7 +3,16 @@ import type { CompiledQuery, Kysely, Transaction } from 'kysely';
 import type { Database } from '../../shared/database.ts';
 import type { Digest } from '../../shared/digest.ts';
 import { AppError } from '../../shared/errors.ts';
-import type { ManifestIndex, NewManifest, Page, Paged, ReferrerDescriptor, StoredManifest, TagGuard } from './index.ts';
+import type {
+  ManifestIndex,
+  NewManifest,
+  Page,
+  Paged,
+  ReferrerDescriptor,
+  StoredManifest,
+  TagChange,
+  TagGuard,
+} from './index.ts';
 import type { MetadataTables } from './schema.ts';
 
 /** Parameters of one statement: far below SQLite's 32,766 and PostgreSQL's 65,535. */
@@ -81,13 +90,7 @@ export function createManifestIndex(database: Database<MetadataTables>, options:
         const found = await findManifest(transaction, repository, digest);
         if (found === undefined) return false;
         const { repositoryId } = found;
-        const tags = await transaction
-          .selectFrom('tag')
-          .where('repositoryId', '=', repositoryId)
-          .where('manifest', '=', digest)
-          .select('name')
-          .execute();
-        for (const { name } of tags) guard({ tag: name, from: digest });
+        for (const change of await tagsOver(transaction, repositoryId, digest)) guard(change);
         await deleteManifest(transaction, repositoryId, digest);
         return true;
       });
@@ -223,6 +226,34 @@ function findManifest(source: Kysely<MetadataTables>, repository: string, digest
     .where('manifest.digest', '=', digest)
     .select(['manifest.repositoryId', 'manifest.touchedAt'])
     .executeTakeFirst();
+}
+
+/** Tags that would lose something with this manifest: those on it, and those on indexes that hold it. */
+async function tagsOver(
+  transaction: Transaction<MetadataTables>,
+  repositoryId: number,
+  digest: Digest,
+): Promise<readonly TagChange[]> {
+  const seen = new Set([digest]);
+  const changes: TagChange[] = [];
+  // A set gives what is added to it while it is walked.
+  for (const from of seen) {
+    const tags = await transaction
+      .selectFrom('tag')
+      .where('repositoryId', '=', repositoryId)
+      .where('manifest', '=', from)
+      .select('name')
+      .execute();
+    changes.push(...tags.map(({ name }) => ({ tag: name, from })));
+    const holders = await transaction
+      .selectFrom('manifestReference')
+      .where('repositoryId', '=', repositoryId)
+      .where('digest', '=', from)
+      .select('manifest')
+      .execute();
+    for (const { manifest } of holders) seen.add(manifest);
+  }
+  return changes;
 }
 
 /** Removes the row and what hangs on it. The caller has asked whether the tags may go. */

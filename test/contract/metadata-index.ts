@@ -79,6 +79,26 @@ export function metadataIndexContract(name: string, make: (clock: Clock) => Prom
       expect((await index.resolve('r', { tag: 'list' }))?.digest).toBe(parent.digest);
     });
 
+    it('asks the guard of a removal about tags of indexes that hold the manifest, however deep', async () => {
+      await using index = await make(createClock());
+      const child = manifestOf('child');
+      const middle = manifestOf('middle', { references: [child.digest], mediaType: MEDIA_TYPES.ociIndex });
+      const top = manifestOf('top', { references: [middle.digest], mediaType: MEDIA_TYPES.ociIndex });
+      await index.putManifest('r', child, { tags: ['child'], guard: free });
+      await index.putManifest('r', middle, { tags: [], guard: free });
+      await index.putManifest('r', top, { tags: ['v1'], guard: free });
+      const asked: string[] = [];
+      const guard = ({ tag }: { readonly tag: string }) => {
+        asked.push(tag);
+        if (tag === 'v1') throw new AppError('denied', 'it is immutable');
+      };
+      await expect(index.removeManifest('r', child.digest, { guard })).rejects.toMatchObject({ kind: 'denied' });
+      expect(asked).toEqual(['child', 'v1']);
+      expect(await index.resolve('r', { tag: 'child' })).toBeDefined();
+      expect(await index.removeManifest('r', child.digest, { guard: free })).toBe(true);
+      expect(await index.resolve('r', { tag: 'v1' })).toBeDefined();
+    });
+
     it('stores a manifest of thousands of references', async () => {
       await using index = await make(createClock());
       const digest = await linkText(index, 'r', 'x');
