@@ -188,6 +188,8 @@ class FsIngest implements Ingest {
   #flushed = 0;
   #flushing: Promise<void> | undefined;
   #state: 'open' | 'appending' | 'closed' = 'open';
+  /** The disk has failed to keep bytes of this file. The kernel tells that once: a later fsync would succeed without them. */
+  #isLost = false;
 
   static async open(
     id: string,
@@ -293,7 +295,7 @@ class FsIngest implements Ingest {
       const modifiedAt = this.#ports.now();
       await this.#handle.utimes(modifiedAt, modifiedAt);
       await this.#flushing;
-      await this.#handle.datasync();
+      await this.#sync();
       // Also over a blob that is there already: whoever removes that one at this moment then cannot take ours along.
       await renameDurably(this.#path, this.#ports.pathOf(digest));
       await this.#close();
@@ -315,6 +317,7 @@ class FsIngest implements Ingest {
 
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#state === 'closed') return;
+    if (this.#isLost) return this.abort();
     this.#assertOpen('close');
     if (this.#hash !== undefined && this.#offset > 0) {
       const fingerprint = fingerprintOf(await this.#handle.stat());
@@ -353,13 +356,22 @@ class FsIngest implements Ingest {
   #flushEarly(): void {
     if (this.#flushing !== undefined || this.#offset - this.#flushed < FLUSH_EVERY_BYTES) return;
     const offset = this.#offset;
-    const flushing = this.#handle.datasync().then(() => {
+    const flushing = this.#sync().then(() => {
       this.#flushed = offset;
       this.#flushing = undefined;
     });
     // A failure stays in #flushing, for commit: the kernel reports a lost write only once.
     flushing.catch(() => {});
     this.#flushing = flushing;
+  }
+
+  async #sync(): Promise<void> {
+    try {
+      await this.#handle.datasync();
+    } catch (error) {
+      this.#isLost = true;
+      throw error;
+    }
   }
 
   async #hexDigest(algorithm: DigestAlgorithm): Promise<string> {

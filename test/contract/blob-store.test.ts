@@ -1,8 +1,8 @@
-import { appendFile, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { appendFile, mkdtemp, open, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { createFsBlobStore, type FsBlobStore } from '../../shared/blob-store-fs.ts';
 import { createMemoryBlobStore } from '../../shared/blob-store-memory.ts';
 import { digestOf, hexOf } from '../../shared/digest.ts';
@@ -32,6 +32,22 @@ describe('filesystem blob store', () => {
     store = createFsBlobStore({ root, now: () => new Date('2020-01-02T03:04:05Z') });
   });
   afterEach(() => rm(root, { recursive: true }));
+
+  it('begins anew after the disk has failed to keep bytes, which a later fsync would not tell', async () => {
+    await using handle = await open(join(root, 'any'), 'w');
+    const failing = vi.spyOn(Object.getPrototypeOf(handle), 'datasync');
+    failing.mockRejectedValueOnce(Object.assign(new Error('EIO: i/o error'), { code: 'EIO' }));
+    try {
+      await using ingest = await store.ingest('u1');
+      await ingest.append(bytes('abc'));
+      await expect(ingest.commit({ digest: digestOf('abc') })).rejects.toMatchObject({ kind: 'unavailable' });
+    } finally {
+      failing.mockRestore();
+    }
+    await using again = await store.ingest('u1');
+    expect(again.offset).toBe(0);
+    expect(await store.stat(digestOf('abc'))).toBeUndefined();
+  });
 
   it('lays blobs out as an OCI image layout does', async () => {
     await using ingest = await store.ingest('u1');
