@@ -76,6 +76,8 @@ export class SqliteConnection implements DatabaseConnection {
   readonly #database: DatabaseSync;
   readonly #options: SqliteConnectionOptions;
   readonly #statements = new Map<string, Prepared>();
+  /** When the lock was first and last found taken: what comes behind one that waited does not wait as long again. */
+  #busy: { readonly since: number; readonly last: number } | undefined;
 
   constructor(database: DatabaseSync, options: SqliteConnectionOptions) {
     this.#database = database;
@@ -139,12 +141,18 @@ export class SqliteConnection implements DatabaseConnection {
   }
 
   async #retryBusy<R>(work: () => R): Promise<R> {
-    const end = performance.now() + this.#options.busyTimeoutMs;
     for (let attempt = 1; ; attempt += 1) {
       try {
-        return work();
+        const result = work();
+        this.#busy = undefined;
+        return result;
       } catch (error) {
-        if (sqliteCode(error) !== SQLITE.busy || performance.now() > end) throw toAppError(error);
+        if (sqliteCode(error) !== SQLITE.busy) throw toAppError(error);
+        const at = performance.now();
+        const { busyTimeoutMs } = this.#options;
+        const since = this.#busy === undefined || at - this.#busy.last > busyTimeoutMs ? at : this.#busy.since;
+        this.#busy = { since, last: at };
+        if (at - since > busyTimeoutMs) throw toAppError(error);
       }
       // Jitter, or two processes that collided once collide again at every try.
       await sleep(randomInt(1, Math.min(attempt * RETRY_STEP_MS, RETRY_STEP_MAX_MS) + 1));

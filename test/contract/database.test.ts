@@ -167,4 +167,16 @@ describe('database', () => {
     expect(await readdir(tmpdir())).toEqual([]);
     vi.unstubAllEnvs();
   });
+
+  it('answers all who wait for a lock of another process in the time of one', async () => {
+    using other = new DatabaseSync(path());
+    other.exec('begin immediate');
+    const startedAt = performance.now();
+    const answers = await Promise.allSettled(Array.from({ length: 10 }, (_, i) => add('x'.repeat(i + 1))));
+    expect(performance.now() - startedAt).toBeLessThan(500);
+    expect(answers.map(({ status }) => status)).toEqual(Array(10).fill('rejected'));
+    other.exec('rollback');
+    await add('ada');
+    expect(await names()).toEqual(['ada']);
+  });
 });
