@@ -26,7 +26,9 @@ export function createRateLimit({ perMinute, now }: RateLimitOptions): RateLimit
   const fullAt = new Map<string, number>();
   const look = (key: string) => {
     const at = now().getTime();
-    const next = Math.max(fullAt.get(key) ?? 0, at) + intervalMs;
+    // Nothing fuller than empty: a time further off was noted before the clock went back.
+    const known = Math.min(fullAt.get(key) ?? 0, at + MINUTE_MS);
+    const next = Math.max(known, at) + intervalMs;
     return { next, waitMs: Math.max(0, Math.ceil(next - at - MINUTE_MS)) };
   };
 

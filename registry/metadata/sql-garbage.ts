@@ -10,6 +10,8 @@ import { deleteManifest } from './sql-manifests.ts';
 
 /** Rows looked at in one transaction: some milliseconds. */
 export const BATCH = 500;
+/** Nobody takes a lease for as long: one that ends later was taken before the clock went back. */
+const LEASE_MAX_MS = 600_000;
 
 export function createGarbageIndex(
   database: Database<MetadataTables>,
@@ -23,8 +25,9 @@ export function createGarbageIndex(
       return database.write(async (transaction) => {
         const at = now();
         const known = await transaction.selectFrom('lease').where('name', '=', name).selectAll().executeTakeFirst();
-        if (known !== undefined && known.holder !== holder && known.expiresAt > at) return false;
         const expiresAt = at + ttlMs;
+        const isHeld = known !== undefined && known.expiresAt > at && known.expiresAt <= at + LEASE_MAX_MS;
+        if (isHeld && known.holder !== holder) return false;
         await transaction
           .insertInto('lease')
           .values({ name, holder, expiresAt })

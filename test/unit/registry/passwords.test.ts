@@ -131,6 +131,14 @@ describe('rate limits', () => {
     expect(limit.take('a')).toBe(1000);
   });
 
+  it('forget what was noted before the clock went back', () => {
+    let time = 3_600_000;
+    const limit = createRateLimit({ perMinute: 60, now: () => new Date(time) });
+    for (let count = 0; count < 60; count++) limit.take('a');
+    time = 0;
+    expect(limit.waitMs('a')).toBeLessThanOrEqual(1000);
+  });
+
   it('are off at 0', () => {
     const limit = createRateLimit({ perMinute: 0, now: () => new Date(0) });
     for (let count = 0; count < 1000; count++) expect(limit.take('a')).toBe(0);
