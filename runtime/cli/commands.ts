@@ -26,6 +26,7 @@ const format = () => new Option('--format <FORMAT>', 'json, a Go template, or "t
 
 const images = () => import('./image-commands.ts');
 const containers = () => import('./container-commands.ts');
+const volumes = () => import('./volume-commands.ts');
 const running = () => import('./run-command.ts');
 const system = () => import('./system-commands.ts');
 const networks = () => import('./network-commands.ts');
@@ -38,6 +39,7 @@ export function buildProgram(program: Command, act: Act, words: ReadonlySet<stri
   const group = (name: string, description: string) => program.command(name).description(description);
   const container = group('container', 'manage containers');
   const image = group('image', 'manage images');
+  const volume = group('volume', 'manage volumes');
   const systemGroup = group('system', 'manage the engine');
   addNetworkCommands(group('network', 'manage networks'), act, words);
 
@@ -620,6 +622,64 @@ export function buildProgram(program: Command, act: Act, words: ReadonlySet<stri
   inspecting(program, 'inspect', undefined);
   inspecting(container, 'inspect', 'container');
   inspecting(image, 'inspect', 'image');
+  inspecting(volume, 'inspect', 'volume');
+
+  volume
+    .command('create')
+    .description('create a volume')
+    .argument('[name]')
+    .option('-d, --driver <NAME>', 'volume driver')
+    .addOption(new Option('--label <KEY=VALUE>', 'set a label').argParser(collect))
+    .addOption(new Option('-o, --opt <KEY=VALUE>', 'type, o and device, as for mount(8)').argParser(collect))
+    .action(
+      act(async (session, name: string | undefined, flags: Record<string, never>) =>
+        (await volumes()).createVolume(session, name, flags),
+      ),
+    );
+  volume
+    .command('ls')
+    .description('list volumes')
+    .addOption(filter())
+    .addOption(format())
+    .option('-q, --quiet', 'only names')
+    .action(act(async (session, flags: Record<string, never>) => (await volumes()).listVolumes(session, flags)));
+  volume
+    .command('rm')
+    .description('remove volumes that no container refers to')
+    .argument('<volume...>')
+    .option('-f, --force', 'no error for one that is not there')
+    .action(
+      act(async (session, names: string[], flags: { force?: boolean }) =>
+        (await volumes()).removeVolumes(session, names, flags),
+      ),
+    );
+  volume
+    .command('prune')
+    .description('remove anonymous volumes that no container refers to')
+    .option('-a, --all', 'also those that somebody named')
+    .addOption(longFilter())
+    .option('-f, --force', 'do not ask')
+    .action(
+      act(async (session, flags: { all?: boolean; filter?: readonly string[]; force?: boolean }) =>
+        (await volumes()).pruneVolumes(session, flags),
+      ),
+    );
+  volume
+    .command('export')
+    .description('write what is in a volume as a tar')
+    .argument('<volume>')
+    .option('-o, --output <FILE>', 'file instead of stdout')
+    .action(
+      act(async (session, name: string, flags: { output?: string }) =>
+        (await volumes()).exportVolume(session, name, flags),
+      ),
+    );
+  volume
+    .command('import')
+    .description('fill an empty volume from an uncompressed tar')
+    .argument('<volume>')
+    .argument('<file>', '- is stdin')
+    .action(act(async (session, name: string, file: string) => (await volumes()).importVolume(session, name, file)));
 
   program
     .command('version')

@@ -288,32 +288,31 @@ export class LiveContainer {
 
   /** Its files, mounted at least until this is disposed; it may start, end or go away meanwhile. */
   async openFiles(): Promise<OpenFiles> {
+    await using undo = new AsyncDisposableStack();
+    const volumes = undo.use(await this.#ports.volumes.open(volumeParts(this.#record)));
     const view = {
       name: this.name,
       rootfs: join(this.#directory, 'rootfs'),
-      mounts: this.#record.mounts,
+      mounts: withSources(this.#record.mounts, volumes.sources),
       isReadOnly: this.#record.hostConfig.ReadonlyRootfs,
     };
-    if (isAlive(this.#record.state)) return { ...view, [Symbol.asyncDispose]: async () => {} };
-    await this.#verb(async () => {
-      await this.#teardown;
-      await this.#ports.snapshots.mount(this.id);
-      this.#fileUsers += 1;
-    });
-    let isOpen = true;
-    return {
-      ...view,
-      [Symbol.asyncDispose]: async () => {
-        if (!isOpen) return;
-        isOpen = false;
-        await this.#exclusively(async () => {
+    if (!isAlive(this.#record.state)) {
+      await this.#verb(async () => {
+        await this.#teardown;
+        await this.#ports.snapshots.mount(this.id);
+        this.#fileUsers += 1;
+      });
+      undo.defer(() =>
+        this.#exclusively(async () => {
           this.#fileUsers -= 1;
           await this.#teardown;
           if (this.#fileUsers === 0 && !this.#isGone && !isAlive(this.#record.state))
             await this.#ports.snapshots.unmount(this.id);
-        });
-      },
-    };
+        }),
+      );
+    }
+    const owned = undo.move();
+    return { ...view, [Symbol.asyncDispose]: () => owned.disposeAsync() };
   }
 
   async attach(options: AttachOptions): Promise<Attachment> {

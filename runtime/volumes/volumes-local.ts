@@ -242,19 +242,22 @@ class LocalVolumes implements Volumes {
       await this.#use(this.#find(name), containerId, own);
       for (const part of own) this.#publish('mount', name, { container: containerId, ...attributesOf(part) });
     }
-    await using opened = new AsyncDisposableStack();
-    const sources: string[] = [];
-    for (const { name, subpath } of parts) {
-      const { mountpoint } = this.#find(name).volume;
-      if (subpath === '') sources.push(mountpoint);
-      else {
-        const part = opened.use(await this.#mountPart(mountpoint, subpath));
-        sources.push(part.path);
-      }
-    }
+    const opened = await this.#sourcesOf(parts);
     undo.move();
-    const owned = opened.move();
-    return { sources, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+    return opened;
+  }
+
+  async open(parts: readonly VolumePart[]): ReturnType<Volumes['open']> {
+    const user = `files ${this.#options.randomId()}`;
+    await using undo = new AsyncDisposableStack();
+    for (const [name, own] of Map.groupBy(parts, (part) => part.name)) {
+      const entry = this.#find(name);
+      await this.#use(entry, user, own);
+      undo.defer(() => this.#leave(entry, user));
+    }
+    const opened = undo.use(await this.#sourcesOf(parts));
+    const owned = undo.move();
+    return { sources: opened.sources, [Symbol.asyncDispose]: () => owned.disposeAsync() };
   }
 
   resume(containerId: string, parts: readonly VolumePart[]): void {
@@ -475,6 +478,17 @@ class LocalVolumes implements Volumes {
       running: new Map(),
       queue: Promise.resolve(),
     };
+  }
+
+  async #sourcesOf(parts: readonly VolumePart[]): ReturnType<Volumes['open']> {
+    await using opened = new AsyncDisposableStack();
+    const sources: string[] = [];
+    for (const { name, subpath } of parts) {
+      const { mountpoint } = this.#find(name).volume;
+      sources.push(subpath === '' ? mountpoint : opened.use(await this.#mountPart(mountpoint, subpath)).path);
+    }
+    const owned = opened.move();
+    return { sources, [Symbol.asyncDispose]: () => owned.disposeAsync() };
   }
 
   /** A path that leads to what was found, and cannot be made to lead elsewhere by who writes to the volume. */

@@ -116,6 +116,8 @@ export interface Volumes {
    * @throws AppError 'not-found', 'invalid' (subpath), 'unavailable' (mount)
    */
   attach(containerId: string, parts: readonly VolumePart[]): Promise<AttachedVolumes>;
+  /** The same for whoever copies files: nothing is told, and disposing gives all of it back. */
+  open(parts: readonly VolumePart[]): Promise<AttachedVolumes>;
   /** A container that runs was found again: it was attached by an earlier engine. */
   resume(containerId: string, parts: readonly VolumePart[]): void;
   /** After it ran: unmounts what nobody else runs with. */

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import Docker from 'dockerode';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { buildImage, buildLayer, busyboxLayer, writeLayout } from '../fixtures/images.ts';
-import { succeed } from '../fixtures/programs.ts';
+import { berth, succeed } from '../fixtures/programs.ts';
 import { type TarEntry, tarOf } from '../fixtures/tar.ts';
 import { type EnginePlace, openEnginePlace } from './engine-place.ts';
 import { ask } from './http.ts';
@@ -264,6 +264,13 @@ describe('a subpath', () => {
     await container.remove();
   });
 
+  it('is where files are copied to and from', async () => {
+    const id = await ok('create', '--mount', at('in/side'), place.image);
+    await place.dockerOk(['cp', '-', `${id}:/p`], tarOf([{ name: 'copied', content: 'x' }]).toString('latin1'));
+    expect((await readdir(join(await rootOf('parts'), 'in/side'))).sort()).toEqual(['copied', 'f']);
+    await ok('rm', id);
+  });
+
   it('leaves nothing behind', async () => {
     await ok('volume', 'rm', 'parts');
     expect(await names()).toEqual([]);
@@ -353,6 +360,25 @@ describe('a volume as a tar', () => {
     expect(await readdir(await rootOf('target'))).toEqual([]);
     await ok('volume', 'rm', 'target');
   });
+});
+
+it('is what the berth CLI shows, too', async () => {
+  const cli = async (args: readonly string[]) => {
+    const { code, stdout, stderr } = await berth(place.host, place.engine, args);
+    expect({ code, stderr }, args.join(' ')).toEqual({ code: 0, stderr: '' });
+    return stdout.trimEnd();
+  };
+  const file = join(place.host.root, 'volume.tar');
+  expect(await cli(['volume', 'create', '--label', 'a=b', 'mine'])).toBe('mine');
+  await cli(['run', '--rm', '-v', 'mine:/v', place.image, 'sh', '-c', 'echo x > /v/f']);
+  await cli(['volume', 'export', '-o', file, 'mine']);
+  await cli(['volume', 'create', 'other']);
+  await cli(['volume', 'import', 'other', file]);
+  expect(await cli(['run', '--rm', '-v', 'other:/v', place.image, 'cat', '/v/f'])).toBe('x');
+  expect(await cli(['volume', 'ls', '-q'])).toBe('mine\nother');
+  expect(await cli(['volume', 'inspect', '--format', '{{.Labels.a}}', 'mine'])).toBe('b');
+  expect(await cli(['volume', 'rm', 'mine'])).toBe('mine');
+  expect(await cli(['volume', 'prune', '-af'])).toContain('other');
 });
 
 it('counts volumes in system df', async () => {
