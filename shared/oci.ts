@@ -98,6 +98,7 @@ export function parseManifest(bytes: Uint8Array, contentType?: string): Manifest
   if (declared !== undefined && sent !== undefined && declared !== sent)
     throw new AppError('invalid', `cannot accept manifest: it was sent as ${sent} but says that it is ${declared}`);
   const mediaType = sent ?? declared ?? ('manifests' in json ? MEDIA_TYPES.ociIndex : MEDIA_TYPES.ociManifest);
+  assertPlainNames(json);
   const hasManifestFields = 'config' in json || 'layers' in json;
   if ('manifests' in json && hasManifestFields)
     throw new AppError('invalid', 'cannot accept manifest: it has the fields of a manifest and of an index');
@@ -127,6 +128,30 @@ export function parseManifest(bytes: Uint8Array, contentType?: string): Manifest
     };
   }
   throw new AppError('unsupported', `cannot accept manifest: media type ${JSON.stringify(mediaType)} is unknown`);
+}
+
+/** Go's JSON reader, which most clients use, takes these in any case, `K` and `ſ` among the letters. */
+const FIELDS: readonly string[] = [
+  'schemaVersion',
+  'mediaType',
+  'artifactType',
+  'manifests',
+  'config',
+  'layers',
+  'subject',
+];
+
+/** A field that only some readers take for one of ours would make a document mean two things. */
+function assertPlainNames(json: Record<string, unknown>): void {
+  const folded = (name: string) => name.toUpperCase().toLowerCase();
+  for (const name of Object.keys(json)) {
+    const field = FIELDS.find((known) => folded(known) === folded(name));
+    if (field !== undefined && field !== name)
+      throw new AppError(
+        'invalid',
+        `cannot accept manifest: its field ${JSON.stringify(name)} can be taken for ${field}`,
+      );
+  }
 }
 
 const stringMap = z.record(z.string(), z.string()).nullish();

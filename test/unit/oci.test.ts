@@ -45,6 +45,9 @@ describe('parseManifest', () => {
     ['an index with layers', { ...INDEX, layers: [] }, undefined],
     ['an index with a config', { ...INDEX, config: CONFIG }, MEDIA_TYPES.ociIndex],
     ['both, without saying what', { schemaVersion: 2, manifests: [], config: CONFIG, layers: [] }, undefined],
+    ['a field that Go takes for another', { ...MANIFEST, Manifests: [] }, undefined],
+    ['two types for those who fold case', { ...MANIFEST, MediaType: MEDIA_TYPES.ociIndex }, undefined],
+    ['layers with a long s', { ...INDEX, layerſ: [] }, undefined],
     ['manifests sent as a manifest', { schemaVersion: 2, manifests: [] }, MEDIA_TYPES.ociManifest],
   ])('CVE-2021-41190: refuses a document that can be read in two ways: %s', (_what, document, contentType) => {
     expect(() => parseManifest(bytes(document), contentType)).toThrow(expect.objectContaining({ kind: 'invalid' }));
