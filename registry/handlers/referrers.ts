@@ -20,8 +20,7 @@ export function createReferrerHandlers({ index, access, limits }: RegistryPorts)
       const artifactType = query.get('artifactType') || undefined;
       const page = parsePage(query, limits.pageDefaultEntries, limits);
       const stored = await index.referrers(repository, subject, { ...page, artifactType });
-      const tagged = await fallbackReferrers(index, repository, subject);
-      const listed = tagged.filter((entry) => artifactType === undefined || entry.artifactType === artifactType);
+      const listed = await fallbackReferrers(index, { repository, subject }, { ...page, artifactType });
       const { entries, more } = fitting(merge(stored, listed, page), limits.referrersMaxBytes);
 
       const last = entries.at(-1);
@@ -46,17 +45,24 @@ export function fallbackTag(subject: Digest): string {
   return `${algorithmOf(subject).slice(0, 32)}-${hexOf(subject).slice(0, 64)}`;
 }
 
-/** Ascending by digest. Entries whose manifest is gone are left out: deletes are visible at once. */
+/**
+ * Ascending by digest, and one more than fits on the page: such a list may have thousands. Entries whose manifest is
+ * gone are left out: deletes are visible at once.
+ */
 async function fallbackReferrers(
   index: ManifestIndex,
-  repository: string,
-  subject: Digest,
+  { repository, subject }: { readonly repository: string; readonly subject: Digest },
+  wanted: Page & { readonly artifactType: string | undefined },
 ): Promise<readonly ReferrerDescriptor[]> {
   const list = await index.resolve(repository, { tag: fallbackTag(subject) });
   if (list === undefined) return [];
+  const entries = new Map(indexEntries(list.bytes, list.mediaType).map((entry) => [entry.digest, entry]));
   const present: ReferrerDescriptor[] = [];
-  for (const entry of indexEntries(list.bytes, list.mediaType)) {
+  for (const entry of [...entries.values()].toSorted(byDigest)) {
     const { mediaType, digest, size, artifactType, annotations } = entry;
+    if (present.length > wanted.limit) break;
+    if (digest <= (wanted.after ?? '')) continue;
+    if (wanted.artifactType !== undefined && wanted.artifactType !== artifactType) continue;
     if ((await index.resolve(repository, { digest })) === undefined) continue;
     present.push({
       mediaType,
@@ -66,7 +72,7 @@ async function fallbackReferrers(
       ...(annotations === undefined ? {} : { annotations }),
     });
   }
-  return present.toSorted(byDigest);
+  return present;
 }
 
 function indexEntries(bytes: Uint8Array, mediaType: string) {
@@ -80,20 +86,18 @@ function indexEntries(bytes: Uint8Array, mediaType: string) {
   }
 }
 
-function byDigest(a: ReferrerDescriptor, b: ReferrerDescriptor): number {
+function byDigest(a: Pick<ReferrerDescriptor, 'digest'>, b: Pick<ReferrerDescriptor, 'digest'>): number {
   return a.digest < b.digest ? -1 : a.digest > b.digest ? 1 : 0;
 }
 
 function merge(
   stored: Paged<ReferrerDescriptor>,
   listed: readonly ReferrerDescriptor[],
-  { limit, after = '' }: Page,
+  { limit }: Page,
 ): Paged<ReferrerDescriptor> {
   const known = new Set(stored.entries.map(({ digest }) => digest));
   const lastStored = stored.more ? stored.entries.at(-1)?.digest : undefined;
-  const more = listed.filter(
-    ({ digest }) => digest > after && !known.has(digest) && (lastStored === undefined || digest < lastStored),
-  );
+  const more = listed.filter(({ digest }) => !known.has(digest) && (lastStored === undefined || digest < lastStored));
   const all = [...stored.entries, ...more].toSorted(byDigest);
   return { entries: all.slice(0, limit), more: limit > 0 && (stored.more || all.length > limit) };
 }

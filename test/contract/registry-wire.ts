@@ -765,7 +765,7 @@ export function wireContract(name: string, start: () => Promise<RunningRegistry>
         const entry = { ...descriptorOf(old, MEDIA_TYPES.ociManifest), artifactType: 'application/old' };
         const gone = { ...descriptorOf('gone', MEDIA_TYPES.ociLayer), artifactType: 'application/old' };
         await pushBlob(repository, 'gone');
-        const list = indexJson([entry, gone]);
+        const list = indexJson([entry, gone, entry]);
         const tag = subject.digest.replace(':', '-');
         expect((await putManifest(repository, tag, list, MEDIA_TYPES.ociIndex)).status).toBe(201);
         const { list: answer } = await referrers(repository, subject.digest);
