@@ -70,6 +70,9 @@ export async function openAccessControl(options: AccessControlOptions): Promise<
   const ofUsers = parsePolicy(POLICY_OF_USERS);
   const nobody = new Map<string, string>();
   const policy = policyFile === undefined ? () => ofUsers : await live(policyFile, parsePolicy);
+  // Whom /v2/ does not ask for a password, docker and skopeo never send one; whom it asks, they do not let pull without.
+  if (config.tokenRealm === undefined && policy().servesAnonymous)
+    log.warn('strangers may pull, so some clients cannot log in: set tokenRealm, which serves both');
   const users = passwordFile === undefined ? () => nobody : await live(passwordFile, parseHtpasswd);
   const checkPassword = createPasswordCheck({
     cache: new Keyv<boolean>({ namespace: 'verified', throwOnErrors: true }),

@@ -214,6 +214,12 @@ describe('users and a policy', () => {
     expect(bearer.status).toBe(401);
   });
 
+  it('warns that some clients log in only with tokens where strangers may pull', () => {
+    expect(registry.log).toContainEqual(
+      expect.objectContaining({ level: 'warn', msg: expect.stringContaining('set tokenRealm') }),
+    );
+  });
+
   it('shows metrics to whoever has a name', async () => {
     expect((await registry.as(undefined, 'GET', '/metrics')).status).toBe(401);
     expect((await registry.as('carl', 'GET', '/metrics')).status).toBe(200);
