@@ -37,7 +37,7 @@ import type { Images, ImageUsers, PruneResult } from './images/images.ts';
 import { openImages } from './images/open.ts';
 import { IMAGE_MIGRATIONS, type ImageTables } from './images/tables.ts';
 import { createCgroups } from './kernel/cgroups.ts';
-import { type HostFacts, imageMounting } from './kernel/host.ts';
+import { chooseLayerBackend, type HostFacts } from './kernel/host.ts';
 import { createLinks } from './kernel/links.ts';
 import { createMounts } from './kernel/mount.ts';
 import { createNft } from './kernel/nft.ts';
@@ -134,7 +134,11 @@ export interface Engine extends AsyncDisposable {
   /** By the configured policy: removes unused images, or tells which ones would go. */
   collectImages(options: { readonly dryRun: boolean }): Promise<PruneResult>;
   /** What lies beside images and writable layers, in bytes on disk. */
-  otherUsage(): Promise<{ readonly logBytes: number; readonly metadataBytes: number }>;
+  otherUsage(): Promise<{
+    readonly unpackedLayerBytes: number;
+    readonly logBytes: number;
+    readonly metadataBytes: number;
+  }>;
   /**
    * Asks a registry whether it takes these credentials. Answers a token to keep instead of the password, if there is one.
    * @throws AppError 'unauthenticated', 'unavailable'
@@ -171,6 +175,7 @@ type Tables = LayerTables & ImageTables & ContainerTables & NetworkTables & Volu
 export async function createEngine(options: EngineOptions): Promise<Engine> {
   const { config, directory, facts, log, now, randomId, version } = options;
   const { root, runDir, tag } = directory;
+  const layerBackend = chooseLayerBackend(config.layerBackend, facts);
   await using undo = new AsyncDisposableStack();
 
   const database = undo.use(
@@ -190,7 +195,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
 
   const mounts = createMounts({ architecture: facts.architecture });
   const layers = undo.use(createLayerStore({ root, database, log, now, randomId, workers: facts.cpuCount }));
-  const snapshotter = createOverlaySnapshotter({ root, layers, mounts, unpack: imageMounting(facts) === 'none' });
+  const snapshotter = createOverlaySnapshotter({ root, layers, mounts, unpack: layerBackend === 'directory' });
 
   const registries: RegistrySettings = {
     mirrors: config.registryMirrors,
@@ -345,7 +350,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     config,
     facts,
     names: options.names,
-    layerBackend: 'erofs',
+    layerBackend,
     runtime: runtimeName,
     registries,
     osRelease: await readOsRelease(),
@@ -364,7 +369,12 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     description,
     collectImages: (collecting) => images.collectByPolicy(gcPolicyOf(config), collecting),
     async otherUsage() {
-      return { logBytes: await containers.logBytes(), metadataBytes: await databaseBytes(database) };
+      const [unpackedLayerBytes, logBytes, metadataBytes] = await Promise.all([
+        snapshotter.unpackedBytes(),
+        containers.logBytes(),
+        databaseBytes(database),
+      ]);
+      return { unpackedLayerBytes, logBytes, metadataBytes };
     },
     async login(host, credentials) {
       using client = connect(host, credentials);

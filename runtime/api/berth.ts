@@ -33,6 +33,7 @@ export function addBerthRoutes(router: ApiRouter, engine: Engine): void {
     const parts = [
       { Name: 'images', Bytes: images.actualBytes - images.orphans.bytes },
       { Name: 'orphans', Bytes: images.orphans.bytes },
+      { Name: 'unpacked layers', Bytes: other.unpackedLayerBytes },
       { Name: 'containers', Bytes: containers.reduce((sum, { size }) => sum + (size?.writableBytes ?? 0), 0) },
       { Name: 'volumes', Bytes: volumes.reduce((sum, { diskBytes = 0 }) => sum + diskBytes, 0) },
       { Name: 'logs', Bytes: other.logBytes },

@@ -4,7 +4,7 @@
  */
 import { constants } from 'node:fs';
 import { access, readFile } from 'node:fs/promises';
-import { isKind } from '../../shared/errors.ts';
+import { AppError, isKind } from '../../shared/errors.ts';
 import { type CgroupLayout, cgroupLayout } from './cgroups.ts';
 import { runCommand } from './command.ts';
 import { parseMountinfo } from './mount.ts';
@@ -121,6 +121,18 @@ export function preferredRuntime({ programs }: Pick<HostFacts, 'programs'>): Run
 export function imageMounting({ kernel, filesystems, programs }: HostFacts): 'file' | 'loop' | 'none' {
   if (filesystems.erofs === 'absent') return 'none';
   return isAtLeast(kernel, '6.12') && programs.perl !== undefined ? 'file' : 'loop';
+}
+
+/** How layers are shown to containers. @throws AppError 'unsupported' for images that this kernel cannot mount */
+export function chooseLayerBackend(asked: 'auto' | 'erofs' | 'directory', facts: HostFacts): 'erofs' | 'directory' {
+  const canMount = imageMounting(facts) !== 'none';
+  if (asked === 'erofs' && !canMount)
+    throw new AppError(
+      'unsupported',
+      'cannot keep layers as EROFS images: this kernel has no EROFS; run "modprobe erofs", or use --layer-backend auto',
+    );
+  if (asked !== 'auto') return asked;
+  return canMount ? 'erofs' : 'directory';
 }
 
 /** Pure. One finding per subject, always in the same order. */

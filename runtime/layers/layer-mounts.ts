@@ -5,7 +5,7 @@
  *
  * Whether a layer is mounted is always read from the kernel; only who uses it is remembered.
  */
-import { mkdir, readdir, rm, rmdir, stat, symlink } from 'node:fs/promises';
+import { lstat, mkdir, readdir, rename, rm, rmdir, stat, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AppError, hasCode } from '../../shared/errors.ts';
 import type { Mounts } from '../kernel/mount.ts';
@@ -23,6 +23,8 @@ export interface LayerMounts {
   release(names: readonly string[]): Promise<void>;
   /** Unmounts everything that nobody holds. */
   releaseUnused(): Promise<void>;
+  /** Deletes the unpacked copies of layers that are not in `names`, and what a crash left of copies. */
+  sweepUnpacked(names: ReadonlySet<string>): Promise<void>;
 }
 
 export interface LayerMountsPorts {
@@ -30,7 +32,10 @@ export interface LayerMountsPorts {
   readonly directory: string;
   readonly mounts: Pick<Mounts, 'mountImages' | 'unmount'>;
   readonly pathOf: (layer: Layer) => string;
-  /** For a kernel without EROFS: images are unpacked to `layers/unpacked/<name>` instead, once, and linked. */
+  /**
+   * For a kernel without EROFS: images are unpacked to `layers/unpacked/<name>` instead, once, and linked. A layer that
+   * an engine of the other kind has shown already stays as it is until it is released.
+   */
   readonly unpack?: boolean | undefined;
 }
 
@@ -64,6 +69,19 @@ export function createLayerMounts({ directory, mounts, pathOf, unpack = false }:
     holders.set(name, users);
   };
   const unpackedPath = (name: string) => join(directory, '../unpacked', name);
+  /** The link first, and the directory under another name: half a copy must never be taken for a layer. */
+  const removeUnpacked = async (name: string): Promise<void> => {
+    const path = join(directory, name);
+    if (await isLink(path)) await rm(path);
+    const dying = `${unpackedPath(name)}.part`;
+    await rm(dying, { recursive: true, force: true });
+    try {
+      await rename(unpackedPath(name), dying);
+    } catch (error) {
+      if (!hasCode(error, 'ENOENT')) throw error;
+    }
+    await rm(dying, { recursive: true, force: true });
+  };
   const isUnused = (name: string) => (holders.get(name)?.size ?? 0) === 0;
 
   const unmountUnused = async (names: readonly string[]): Promise<void> => {
@@ -90,9 +108,13 @@ export function createLayerMounts({ directory, mounts, pathOf, unpack = false }:
             const path = join(directory, shortName(layer.number));
             if (layer.backend === 'directory') return linkOnce(pathOf(layer), path);
             if (unpack) {
+              if (await isLayerMounted(directory, layer.number)) return;
+              // Left by a host that went down while an image was mounted here.
+              await removeEmpty(path);
               await unpackImage(pathOf(layer), unpackedPath(shortName(layer.number)));
               return linkOnce(unpackedPath(shortName(layer.number)), path);
             }
+            if (await isLink(path)) return;
             await mkdir(path, { recursive: true, mode: 0o700 });
             if ((await stat(path)).dev === dev) images.push(layer);
           }),
@@ -117,24 +139,42 @@ export function createLayerMounts({ directory, mounts, pathOf, unpack = false }:
         });
       await inTurn(async () => {
         await unmountUnused(names);
-        if (!unpack) return;
-        for (const name of names) {
-          await rm(join(directory, name), { force: true });
-          await rm(unpackedPath(name), { recursive: true, force: true });
-        }
+        for (const name of names) await removeUnpacked(name);
+      });
+    },
+
+    async sweepUnpacked(names) {
+      await inTurn(async () => {
+        for (const name of await namesIn(join(directory, '../unpacked')))
+          if (!names.has(name)) await removeUnpacked(name.replace(/\.part$/, ''));
       });
     },
 
     async releaseUnused() {
       await inTurn(async () => {
-        const names = await readdir(directory).catch((error: unknown) => {
-          if (hasCode(error, 'ENOENT')) return [];
-          throw error;
-        });
+        const names = await namesIn(directory);
         await unmountUnused(names.filter((name) => name !== EMPTY_LAYER_NAME));
       });
     },
   };
+}
+
+async function namesIn(path: string): Promise<readonly string[]> {
+  try {
+    return await readdir(path);
+  } catch (error) {
+    if (hasCode(error, 'ENOENT')) return [];
+    throw error;
+  }
+}
+
+async function isLink(path: string): Promise<boolean> {
+  try {
+    return (await lstat(path)).isSymbolicLink();
+  } catch (error) {
+    if (hasCode(error, 'ENOENT')) return false;
+    throw error;
+  }
 }
 
 async function linkOnce(target: string, path: string): Promise<void> {

@@ -18,7 +18,7 @@ export interface OverlaySnapshotterPorts {
   readonly root: string;
   readonly layers: Pick<LayerStore, 'get' | 'list' | 'pathOf'>;
   readonly mounts: Mounts;
-  /** The kernel has no EROFS: layers are unpacked to directories. */
+  /** Layers are unpacked to directories, as a kernel without EROFS needs it. */
   readonly unpack?: boolean | undefined;
 }
 
@@ -37,6 +37,8 @@ class OverlaySnapshotter implements Snapshotter {
   readonly #containers: string;
   readonly #cwd: string;
   readonly #byName = new Map<string, Layer>();
+  /** What unpacked layers occupy, by name: they never change, so each is measured once. */
+  readonly #unpackedBytes = new Map<string, number>();
   readonly #turns = new Map<string, Promise<unknown>>();
   #adopted: Promise<void> | undefined;
 
@@ -114,6 +116,20 @@ class OverlaySnapshotter implements Snapshotter {
     return diskBytesBelow(this.upperOf(key), new Set());
   }
 
+  async unpackedBytes(): Promise<number> {
+    const directory = join(this.#ports.root, 'layers/unpacked');
+    const names = await namesIn(directory);
+    for (const name of this.#unpackedBytes.keys()) if (!names.includes(name)) this.#unpackedBytes.delete(name);
+    let total = 0;
+    for (const name of names) {
+      const bytes = this.#unpackedBytes.get(name) ?? (await diskBytesBelow(join(directory, name), new Set()));
+      // A copy under way still grows.
+      if (!name.endsWith('.part')) this.#unpackedBytes.set(name, bytes);
+      total += bytes;
+    }
+    return total;
+  }
+
   async remove(key: string): Promise<boolean> {
     const directory = this.#directoryOf(key);
     await this.#adopt();
@@ -146,6 +162,8 @@ class OverlaySnapshotter implements Snapshotter {
     for (const key of keys.filter((name) => KEY.test(name) && !valid.has(name)))
       await this.remove(key).catch((error: unknown) => failures.push(error));
     await this.releaseUnused().catch((error: unknown) => failures.push(error));
+    const layers = new Set((await this.#ports.layers.list()).map((layer) => shortName(layer.number)));
+    await this.#layerMounts.sweepUnpacked(layers).catch((error: unknown) => failures.push(error));
     if (failures.length > 0) throw new AggregateError(failures, 'cannot sweep all snapshots');
   }
 

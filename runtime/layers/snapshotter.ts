@@ -37,6 +37,8 @@ export interface Snapshotter {
   upperOf(key: string): string;
   /** Bytes that the upper directory occupies now. */
   diskBytes(key: string): Promise<number>;
+  /** Bytes that copies of layers as directories occupy, beside the layers; 0 where images are mounted. */
+  unpackedBytes(): Promise<number>;
   /** Unmounts and deletes the writable layer; whatever else lies in containers/<key> stays. false = was absent. */
   remove(key: string): Promise<boolean>;
   /** Unmounts these layers so that they can be removed. @throws AppError 'conflict' while a snapshot uses one */

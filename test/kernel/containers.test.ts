@@ -182,6 +182,7 @@ function plainDirectories(directory: string, rootfs: string): Snapshotter {
     unmount: async () => {},
     upperOf: (key) => join(directory, key),
     diskBytes: async () => 4096,
+    unpackedBytes: async () => 0,
     remove: async () => true,
     release: async () => {},
     releaseUnused: async () => {},

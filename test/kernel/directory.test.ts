@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { readdir, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { createMounts } from '../../runtime/kernel/mount.ts';
@@ -93,8 +93,11 @@ it('a container sees the same, whether its layers are mounted or unpacked', asyn
         [listing, times, xattrs].map((text) => text.split('\n').sort().join('\n')).join('\n') + devices + data,
       );
     }
+    if (unpack) expect(await snapshots.unpackedBytes()).toBe(await diskUsage(join(root, 'layers/unpacked/')));
+    else expect(await snapshots.unpackedBytes()).toBe(0);
     await snapshots.remove('k');
     await snapshots.release(ids);
+    expect(await snapshots.unpackedBytes()).toBe(0);
     expect(await readdir(join(root, 'layers/l'))).toEqual(['_']);
   }
   expect(listings[0]).toContain('old/new f 4755 70000 0 3000001');
@@ -102,4 +105,22 @@ it('a container sees the same, whether its layers are mounted or unpacked', asyn
   expect(listings[0]).not.toContain('hidden');
   expect(listings[1]).toBe(listings[0]);
   expect(await readdir(join(root, 'layers/unpacked'))).toEqual([]);
+
+  const snapshots = createOverlaySnapshotter({ root, layers, mounts, unpack: true });
+  await mkdir(join(root, 'layers/unpacked/9z/left'), { recursive: true });
+  await mkdir(join(root, 'layers/unpacked/1.part'), { recursive: true });
+  await snapshots.sweep(new Set());
+  expect(await readdir(join(root, 'layers/unpacked'))).toEqual([]);
 });
+
+/** What `du` says of all that lies in a directory; of hard links it counts one. */
+async function diskUsage(directory: string): Promise<number> {
+  const names = (await readdir(directory)).map((name) => join(directory, name));
+  const total =
+    execFileSync('du', ['-s', '-c', '-B1', ...names])
+      .toString()
+      .trimEnd()
+      .split('\n')
+      .at(-1) ?? '';
+  return Number.parseInt(total, 10);
+}

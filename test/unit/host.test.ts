@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { cgroupLayout } from '../../runtime/kernel/cgroups.ts';
-import { type HostFacts, imageMounting, judgeHost } from '../../runtime/kernel/host.ts';
+import { chooseLayerBackend, type HostFacts, imageMounting, judgeHost } from '../../runtime/kernel/host.ts';
 import { parseMountinfo } from '../../runtime/kernel/mount.ts';
 import { isAtLeast } from '../../runtime/kernel/versions.ts';
 
@@ -85,6 +85,14 @@ describe('judging a host', () => {
   it('mounts images from files only where kernel and host both can', () => {
     expect(imageMounting(good)).toBe('file');
     expect(imageMounting({ ...good, programs: {} })).toBe('loop');
+  });
+
+  it('keeps layers as asked, and refuses images that the kernel cannot mount', () => {
+    const without: HostFacts = { ...good, filesystems: { erofs: 'absent', overlay: 'present' } };
+    expect(chooseLayerBackend('auto', good)).toBe('erofs');
+    expect(chooseLayerBackend('auto', without)).toBe('directory');
+    expect(chooseLayerBackend('directory', good)).toBe('directory');
+    expect(() => chooseLayerBackend('erofs', without)).toThrow('--layer-backend auto');
   });
 });
 
