@@ -34,10 +34,11 @@ export function addEventRoutes(router: ApiRouter, engine: Engine): void {
     // Following begins before the headers go out: a client that has them has missed nothing.
     await using events = engine.events.follow({ sinceNano, untilNano, filters, signal });
     const out = startChunked(ctx, contentType);
+    const gone = once(out, 'close');
     const lead = contentType === 'application/json-seq' ? RECORD_SEPARATOR : '';
     for await (const event of events) {
       if (out.destroyed) return;
-      if (!out.write(`${lead}${encodeEvent(event)}\n`)) await Promise.race([once(out, 'drain'), once(out, 'close')]);
+      if (!out.write(`${lead}${encodeEvent(event)}\n`)) await Promise.race([once(out, 'drain'), gone]);
     }
     out.end();
   });

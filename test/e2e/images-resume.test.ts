@@ -1,5 +1,7 @@
 /** A pull that is interrupted again and again goes on from where it was: each byte is downloaded once. */
+
 import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import { request } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, it } from 'vitest';
@@ -83,13 +85,12 @@ function slowly(registry: FixtureRegistry): Wire {
     answers.add(response);
     const range = { 'content-range': `bytes ${start}-${bytes.length - 1}/${bytes.length}` };
     response.writeHead(start === 0 ? 200 : 206, { ...(start > 0 && range), 'content-length': bytes.length - start });
+    const gone = once(response, 'close').then(() => false);
     for (let at = start; at < bytes.length && !response.destroyed; at += PIECE_BYTES) {
       const piece = bytes.subarray(at, at + PIECE_BYTES);
       // Counted when the kernel has them: what a broken answer still held was never sent.
-      const isSent = await new Promise<boolean>((resolve) => {
-        response.once('close', () => resolve(false));
-        response.write(piece, (error) => resolve(error == null));
-      });
+      const written = new Promise<boolean>((resolve) => response.write(piece, (error) => resolve(error == null)));
+      const isSent = await Promise.race([written, gone]);
       if (!isSent) break;
       sent += piece.length;
       for (const waiter of waiting) if (sent >= waiter.bytes) waiter.go();
