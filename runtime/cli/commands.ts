@@ -486,6 +486,7 @@ export function buildProgram(program: Command, act: Act, words: ReadonlySet<stri
         .addOption(format())
         .option('--no-trunc', 'full ids')
         .option('-q, --quiet', 'only ids')
+        .option('--tree', 'as a tree of the layers that they share')
         .action(
           act(async (session, name: string | undefined, flags: Record<string, never>) =>
             (await images()).images(session, name, flags),
@@ -721,6 +722,18 @@ export function buildProgram(program: Command, act: Act, words: ReadonlySet<stri
     .action(
       act(async (session, flags: { format?: string; verbose?: boolean }) =>
         (await system()).systemUsage(session, flags),
+      ),
+    );
+  systemGroup
+    .command('prune')
+    .description('remove stopped containers, and unused networks and images')
+    .option('-a, --all', 'all images that no container uses, not only those without a name')
+    .option('--volumes', 'also anonymous volumes that no container uses')
+    .addOption(longFilter())
+    .option('-f, --force', 'do not ask')
+    .action(
+      act(async (session, flags: { all?: boolean; volumes?: boolean; filter?: readonly string[]; force?: boolean }) =>
+        (await system()).systemPrune(session, flags),
       ),
     );
   program

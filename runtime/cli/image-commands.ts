@@ -7,10 +7,11 @@ import { familiarName, familiarReference, parseReference, type Reference } from 
 import { formatBytes, formatSpan } from '../../shared/units.ts';
 import { filterQuery } from './filters.ts';
 import { imageRows } from './image-rows.ts';
+import { imageTree, type TreeImage } from './image-tree.ts';
 import { formatRows, print, say } from './output.ts';
 import { showProgress } from './progress.ts';
 import { forEachName, type Session } from './session.ts';
-import { list, number, object, strings, text } from './values.ts';
+import { type Json, list, number, object, strings, text } from './values.ts';
 
 /** The header with which the engine signs in to the image's registry; empty when nobody logged in. */
 export async function registryAuth(session: Session, reference: Reference): Promise<Record<string, string>> {
@@ -88,6 +89,7 @@ export interface ImagesFlags {
   readonly format?: string;
   readonly trunc?: boolean;
   readonly quiet?: boolean;
+  readonly tree?: boolean;
 }
 
 export async function images(session: Session, name: string | undefined, flags: ImagesFlags): Promise<void> {
@@ -95,6 +97,13 @@ export async function images(session: Session, name: string | undefined, flags: 
   const answer = await session.engine.call('GET', '/images/json', {
     query: { all: flags.all, digests: flags.digests, filters: filterQuery(filters) },
   });
+  if (flags.tree === true) {
+    if (flags.format !== undefined || flags.quiet === true || flags.digests === true)
+      throw new AppError('invalid', 'cannot use --tree with --format, --quiet or --digests: it has a form of its own');
+    return print(
+      imageTree(await Promise.all(list(answer).map((image) => treeImage(session, object(image))))).join('\n'),
+    );
+  }
   const rows = imageRows(list(answer), { noTrunc: flags.trunc === false, now: session.now() });
   const columns: (readonly [string, string])[] = [
     ['Repository', 'REPOSITORY'],
@@ -105,6 +114,13 @@ export async function images(session: Session, name: string | undefined, flags: 
     ['Size', 'SIZE'],
   ];
   print(formatRows(rows, columns, { format: flags.format, quiet: flags.quiet === true ? 'ID' : undefined }));
+}
+
+async function treeImage(session: Session, image: Json): Promise<TreeImage> {
+  const id = text(image.Id);
+  const names = strings(image.RepoTags).filter((name) => name !== '<none>:<none>');
+  const { RootFS } = object(await session.engine.call('GET', `/images/${id}/json`));
+  return { label: [...names, `(${shortId(id)})`].join(' '), layers: strings(object(RootFS).Layers) };
 }
 
 export async function tag(session: Session, source: string, target: string): Promise<void> {

@@ -1,14 +1,15 @@
-/** What `version`, `info`, `events`, `system df`, `login` and `logout` do. */
+/** What `version`, `info`, `events`, `system df`, `system prune`, `login` and `logout` do. */
 import { createInterface } from 'node:readline/promises';
 import { AppError } from '../../shared/errors.ts';
 import { formatBytes } from '../../shared/units.ts';
 import { jsonLines } from './client.ts';
 import { filterQuery } from './filters.ts';
+import { confirm } from './image-commands.ts';
 import { imageRows } from './image-rows.ts';
 import { moment } from './moment.ts';
 import { formatObjects, formatRows, print, say } from './output.ts';
 import type { Session } from './session.ts';
-import { type Json, list, number, object, text } from './values.ts';
+import { type Json, list, number, object, strings, text } from './values.ts';
 import { CLIENT_VERSION } from './version.ts';
 
 export interface FormatFlags {
@@ -200,6 +201,51 @@ export async function systemUsage(session: Session, flags: UsageFlags): Promise<
       )}`,
     );
   }
+}
+
+export interface PruneFlags {
+  readonly all?: boolean;
+  readonly volumes?: boolean;
+  readonly filter?: readonly string[];
+  readonly force?: boolean;
+}
+
+/** In docker's order: containers first, since they hold networks, volumes and images. */
+export async function systemPrune(session: Session, flags: PruneFlags): Promise<void> {
+  const filters = flags.filter ?? [];
+  if (flags.volumes === true && filters.some((filter) => filter.startsWith('until=')))
+    throw new AppError('invalid', 'cannot use --filter until with --volumes: volumes have no time of last use');
+  const warnings = [
+    'all stopped containers',
+    'all networks not used by at least one container',
+    ...(flags.volumes === true ? ['all anonymous volumes not used by at least one container'] : []),
+    flags.all === true ? 'all images without at least one container associated to them' : 'all dangling images',
+  ];
+  const question = `WARNING! This will remove:\n${warnings.map((line) => `  - ${line}\n`).join('')}\nAre you sure you want to continue?`;
+  if (!(await confirm(question, flags.force))) return;
+  let reclaimedBytes = 0;
+  const prune = async (path: string, own: readonly string[] = []): Promise<Json> => {
+    const query = { filters: filterQuery([...filters, ...own]) };
+    const answer = object(await session.engine.call('POST', path, { query }));
+    reclaimedBytes += number(answer.SpaceReclaimed);
+    return answer;
+  };
+  const tell = (title: string, names: readonly string[]): void => {
+    if (names.length > 0) print(`${title}:\n${names.join('\n')}\n`);
+  };
+  tell('Deleted Containers', strings((await prune('/containers/prune')).ContainersDeleted));
+  tell('Deleted Networks', strings((await prune('/networks/prune')).NetworksDeleted));
+  if (flags.volumes === true) tell('Deleted Volumes', strings((await prune('/volumes/prune')).VolumesDeleted));
+  const images = await prune('/images/prune', flags.all === true ? ['dangling=false'] : []);
+  tell(
+    'Deleted Images',
+    list(images.ImagesDeleted)
+      .map(object)
+      .map(({ Untagged, Deleted }) =>
+        Untagged === undefined ? `deleted: ${text(Deleted)}` : `untagged: ${text(Untagged)}`,
+      ),
+  );
+  print(`Total reclaimed space: ${formatBytes(reclaimedBytes)}`);
 }
 
 export interface LoginFlags {

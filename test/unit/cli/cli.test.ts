@@ -6,6 +6,7 @@ import { parseDetachKeys, watchDetachKeys } from '../../../runtime/cli/detach-ke
 import { filterQuery } from '../../../runtime/cli/filters.ts';
 import { engineHost } from '../../../runtime/cli/host.ts';
 import { imageRows } from '../../../runtime/cli/image-rows.ts';
+import { imageTree } from '../../../runtime/cli/image-tree.ts';
 import { formatRows } from '../../../runtime/cli/output.ts';
 import { copyOutput } from '../../../runtime/cli/streams.ts';
 import { CLIENT_VERSION } from '../../../runtime/cli/version.ts';
@@ -61,6 +62,25 @@ describe('lists', () => {
     ]);
     expect(imageRows([{ Id: 'sha256:b', RepoTags: [], Created: 0 }])).toMatchObject([
       { Repository: '<none>', Tag: '<none>' },
+    ]);
+  });
+  it('hangs images on the layers that they share', () => {
+    const layer = (digit: string) => `sha256:${digit.repeat(64)}`;
+    expect(
+      imageTree([
+        { label: 'base', layers: [layer('a')] },
+        { label: 'left', layers: [layer('a'), layer('b'), layer('c')] },
+        { label: 'right', layers: [layer('a'), layer('d')] },
+        { label: 'other', layers: [layer('e')] },
+        { label: 'scratch', layers: [] },
+      ]),
+    ).toEqual([
+      'scratch',
+      'aaaaaaaaaaaa  base',
+      '├─bbbbbbbbbbbb',
+      '│ └─cccccccccccc  left',
+      '└─dddddddddddd  right',
+      'eeeeeeeeeeee  other',
     ]);
   });
   it('prints tables, templates and JSON', () => {
