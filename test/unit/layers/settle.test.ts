@@ -117,6 +117,16 @@ describe('settle: one layer', () => {
       ['e -> ../../../etc', 'etc/ 755', 'etc/passwd'],
     ],
     [
+      'CVE-2014-6407: a file through a symlink to the root, and a hard link through it, stay inside',
+      ['r -> /', 'etc/ 755', 'r/etc/shadow', 'h = r/etc/shadow'],
+      ['etc/ 755', 'etc/shadow', 'h = etc/shadow', 'r -> /'],
+    ],
+    [
+      'CVE-2021-32760: the mode of an entry on a symlink or a hard link to one never goes through it',
+      ['s -> /etc/passwd', 'h = s', 'h 777'],
+      ['h', 's -> /etc/passwd'],
+    ],
+    [
       'a symlink replaced by another between two entries',
       ['a/ 755', 'b/ 755', 'l -> a', 'l/1', 'l -> b', 'l/2'],
       ['a/ 755', 'a/1', 'b/ 755', 'b/2', 'l -> b'],
