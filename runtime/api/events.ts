@@ -34,7 +34,8 @@ export function addEventRoutes(router: ApiRouter, engine: Engine): void {
     // Following begins before the headers go out: a client that has them has missed nothing.
     await using events = engine.events.follow({ sinceNano, untilNano, filters, signal });
     const out = startChunked(ctx, contentType);
-    const gone = once(out, 'close');
+    // An error of the connection is an end like any other; nobody may be waiting when it comes.
+    const gone = once(out, 'close').catch(() => undefined);
     const lead = contentType === 'application/json-seq' ? RECORD_SEPARATOR : '';
     for await (const event of events) {
       if (out.destroyed) return;

@@ -85,7 +85,10 @@ function slowly(registry: FixtureRegistry): Wire {
     answers.add(response);
     const range = { 'content-range': `bytes ${start}-${bytes.length - 1}/${bytes.length}` };
     response.writeHead(start === 0 ? 200 : 206, { ...(start > 0 && range), 'content-length': bytes.length - start });
-    const gone = once(response, 'close').then(() => false);
+    const gone = once(response, 'close').then(
+      () => false,
+      () => false,
+    );
     for (let at = start; at < bytes.length && !response.destroyed; at += PIECE_BYTES) {
       const piece = bytes.subarray(at, at + PIECE_BYTES);
       // Counted when the kernel has them: what a broken answer still held was never sent.
