@@ -11,7 +11,7 @@ import { ask, descriptorOf, manifestJson, type Reply } from '../contract/registr
 import { type RegistryProgram, run, startRegistry } from '../fixtures/programs.ts';
 
 const MAIN = join(import.meta.dirname, '../../registry/main.ts');
-const STORM_MS = 60_000;
+const STORM_MS = 30_000;
 const CLIENTS = 8;
 const KILLS = 20;
 /** Each as a part of STORM_MS. Most kills follow one another closely; a few leave time for the lease of a dead collector. */
