@@ -5,6 +5,7 @@ import {
   choiceOption,
   durationOption,
   flagOption,
+  integerOption,
   type Program,
   textOption,
 } from '../shared/config.ts';
@@ -18,6 +19,12 @@ import { webhooksOption } from './webhooks/options.ts';
 const OPTIONS = {
   root: textOption({ description: 'directory of blobs and metadata', default: '/var/lib/berth-registry' }),
   listen: textOption({ description: 'address and port; port 0 takes a free one', default: '127.0.0.1:5000' }),
+  workers: integerOption({
+    description: 'processes that serve the port: more than 1 helps pulls and slows pushes; rate limits count in each',
+    default: 1,
+    min: 1,
+    max: 64,
+  }),
   anonymousWrites: choiceOption({
     description: 'who may push and delete without a name: callers of a registry that listens on loopback only, or all',
     choices: ['loopback', 'always', 'never'],

@@ -7,6 +7,7 @@ import type { Limits } from './limits.ts';
 import type { Storage, TagGuard } from './metadata/index.ts';
 import type { UpkeepIndex } from './metadata/upkeep.ts';
 import type { Route } from './routes.ts';
+import type { Turns } from './turns.ts';
 import type { PullTimes } from './upkeep/pull-times.ts';
 import type { EventSink } from './webhooks/events.ts';
 
@@ -18,6 +19,8 @@ export interface RegistryPorts extends Storage {
   /** Who is told of what happens; nobody when absent. */
   readonly events?: EventSink | undefined;
   readonly limits: Limits;
+  /** At upload sessions; absent = among the requests of this process. */
+  readonly turns?: Turns | undefined;
   readonly pullTimes: PullTimes;
   /** Where blobs are, if they are files of this machine. */
   readonly blobPathOf?: (digest: Digest) => string;

@@ -2,6 +2,7 @@
  * berth-registry: the process. Reads the configuration, starts the registry, prints one line when it can be used, and
  * drains it on SIGTERM or SIGINT. Exit status 0 after a drain, 1 on failure, 2 on a wrong command line.
  */
+import cluster from 'node:cluster';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { describeOptions, loadConfig, printConfig } from '../shared/config.ts';
@@ -11,6 +12,7 @@ import { hashPasswordLine, revokeTokens, rotateKeys } from './access/commands.ts
 import { PROGRAM, type RegistryConfig } from './config.ts';
 import { exportTo, fsck, gc, importFrom, type MaintenanceOptions, remove, retain, scrubBlobs } from './maintenance.ts';
 import { openStorage, startRegistry } from './registry.ts';
+import { joinWorkers, startWorkers, UPKEEP_VARIABLE } from './workers.ts';
 
 const USAGE = `Usage: berth-registry COMMAND [options]
 
@@ -31,6 +33,31 @@ Commands:
 
 Options:
 `;
+
+/** As serve, by several processes. */
+async function serveByWorkers(config: RegistryConfig): Promise<void> {
+  const log = createLog({ component: 'registry', level: config.logLevel });
+  const stop = Promise.race([once(process, 'SIGTERM'), once(process, 'SIGINT')]);
+  const workers = await startWorkers({ count: config.workers, waitMs: config.uploadWaitMs, log });
+  process.stdout.write(`berth-registry: ready on ${workers.url}\n`);
+  await stop;
+  log.info('draining');
+  await workers.stop();
+}
+
+/** One of those processes. */
+async function serveAsWorker(config: RegistryConfig): Promise<void> {
+  const log = createLog({ component: 'registry', level: config.logLevel }).child({ worker: process.pid });
+  const stop = Promise.race([once(process, 'SIGTERM'), once(process, 'SIGINT')]);
+  const peers = joinWorkers({ upkeep: process.env[UPKEEP_VARIABLE] === '1' });
+  try {
+    await using registry = await startRegistry({ config, log, now: () => new Date(), randomId: randomUUID, peers });
+    peers.ready(registry.url);
+    await stop;
+  } finally {
+    peers.leave();
+  }
+}
 
 async function serve(config: RegistryConfig): Promise<void> {
   const log = createLog({ component: 'registry', level: config.logLevel });
@@ -92,8 +119,11 @@ async function main(given: readonly string[]): Promise<void> {
   const { positionals: words, config } = loaded;
   if (loaded.request === 'help') process.stdout.write(USAGE + describeOptions(PROGRAM));
   else if (loaded.request === 'print-config') process.stdout.write(printConfig(PROGRAM, loaded));
-  else if (words[0] === 'serve' && words.length === 1) await serve(config);
-  else if (await upkeepCommand(words, { config, dryRun })) return;
+  else if (words[0] === 'serve' && words.length === 1) {
+    if (cluster.isWorker) await serveAsWorker(config);
+    else if (config.workers > 1) await serveByWorkers(config);
+    else await serve(config);
+  } else if (await upkeepCommand(words, { config, dryRun })) return;
   else if (await accessCommand(words, config)) return;
   else throw new AppError('invalid', `cannot run ${JSON.stringify(words.join(' '))}: see --help`);
 }

@@ -3,7 +3,7 @@
  * way, and what collection freed. Labels are kinds of routes, never names of repositories: those are unbounded, and
  * not everybody may know them.
  */
-import { Counter, Gauge, Histogram, Registry } from 'prom-client';
+import { AggregatorRegistry, Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { Route } from './routes.ts';
 import type { GarbageReport } from './upkeep/gc.ts';
 import type { RetentionReport } from './upkeep/retention.ts';
@@ -30,6 +30,13 @@ export interface Metrics {
   readonly contentType: string;
   /** The text format of Prometheus. */
   text(): Promise<string>;
+  /** The same as data, for sumMetrics. */
+  samples(): Promise<object[]>;
+}
+
+/** The text of several processes' samples as if they were one process. */
+export function sumMetrics(samples: readonly object[]): Promise<string> {
+  return AggregatorRegistry.aggregate([...samples]).metrics();
 }
 
 /** From a manifest out of memory to a layer over a slow line. */
@@ -89,5 +96,6 @@ export function createMetrics(): Metrics {
     },
     contentType: register.contentType,
     text: () => register.metrics(),
+    samples: () => register.getMetricsAsJSON(),
   };
 }

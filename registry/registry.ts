@@ -19,7 +19,8 @@ import { createApp, createHttpServer, type HttpServer } from './app.ts';
 import { type ListenAddress, parseListenAddress, type RegistryConfig } from './config.ts';
 import { METADATA_MIGRATIONS, type MetadataTables } from './metadata/schema.ts';
 import { createSqlIndex, type SqlIndex } from './metadata/sql.ts';
-import { createMetrics } from './metrics.ts';
+import { createMetrics, type Metrics } from './metrics.ts';
+import type { Turns } from './turns.ts';
 import { startUpkeep, type UpkeepPorts } from './upkeep/background.ts';
 import { bytesOf } from './upkeep/gc.ts';
 import { createPullTimes } from './upkeep/pull-times.ts';
@@ -36,17 +37,30 @@ export interface RegistryOptions {
   readonly log: Log;
   readonly now: () => Date;
   readonly randomId: () => string;
+  /** Other processes that serve the same port; absent = this one is alone. */
+  readonly peers?: Peers | undefined;
+}
+
+/** What processes on one port do together (workers.ts). */
+export interface Peers {
+  /** At upload sessions, across the processes. */
+  readonly turns: Turns;
+  /** Whether upkeep is this one's part. */
+  readonly upkeep: boolean;
+  /** Takes the numbers of this process; the text of what it answers is that of all. */
+  shareMetrics(own: Metrics): Metrics;
 }
 
 export const METADATA_FILE = 'registry.db';
 const PULL_TIMES_FLUSH_MS = 60_000;
 
 /** Disposing drains: it answers what is being asked, cuts what takes longer than drainTimeoutMs, and closes the files. */
-export async function startRegistry({ config, log, now, randomId }: RegistryOptions): Promise<Registry> {
+export async function startRegistry({ config, log, now, randomId, peers }: RegistryOptions): Promise<Registry> {
   await using undo = new AsyncDisposableStack();
   const address = parseListenAddress(config.listen);
   const { database, index, blobs } = undo.use(await openStorage(config, { now }));
-  const metrics = createMetrics();
+  const own = createMetrics();
+  const metrics = peers?.shareMetrics(own) ?? own;
   let serving = true;
   const pullTimes = createPullTimes(index, { now, resolutionMs: config.pullTimeResolutionMs });
   undo.defer(() => pullTimes.flush());
@@ -60,7 +74,7 @@ export async function startRegistry({ config, log, now, randomId }: RegistryOpti
     config.anonymousWrites === 'always' || (config.anonymousWrites === 'loopback' && address.isLoopback);
   const control = undo.use(await openAccessControl({ config, database, anonymousWrites, log, now, randomId }));
   const { isImmutable } = control;
-  if (!config.readOnly)
+  if (!config.readOnly && peers?.upkeep !== false)
     undo.use(
       startUpkeep(upkeepPorts({ index, blobs }, { config, now, randomId }), { config, isImmutable, metrics, log }),
     );
@@ -83,6 +97,7 @@ export async function startRegistry({ config, log, now, randomId }: RegistryOpti
       quotaBytes: control.quotaBytes,
       events: webhooks,
       limits: config,
+      turns: peers?.turns,
       pullTimes,
       now,
       randomId,
@@ -129,7 +144,7 @@ export async function openStorage(
 /** What upkeep works on, for the process that serves and for commands alike. */
 export function upkeepPorts(
   { index, blobs }: Pick<OpenStorage, 'index' | 'blobs'>,
-  { config, now, randomId }: Omit<RegistryOptions, 'log'>,
+  { config, now, randomId }: Omit<RegistryOptions, 'log' | 'peers'>,
 ): UpkeepPorts {
   const quarantine = createQuarantine({ root: config.root, pathOf: blobs.pathOf });
   return { index, blobs, bytes: bytesOf(blobs), quarantine, now, randomId };

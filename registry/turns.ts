@@ -1,4 +1,4 @@
-/** Turns: work on one key runs one after the other, in this process. Keys that nobody holds cost nothing. */
+/** Turns: work on one key runs one after the other, in this process; workers.ts has turns across several. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { AppError } from '../shared/errors.ts';
 

@@ -26,7 +26,7 @@ export function createUploadHandlers(ports: RegistryPorts): {
   readonly upload: Handlers<'upload'>;
 } {
   const { index, blobs, access, limits, now, randomId, quotaBytes } = ports;
-  const turns = createTurns({ waitMs: limits.uploadWaitMs });
+  const turns = ports.turns ?? createTurns({ waitMs: limits.uploadWaitMs });
 
   async function findSession({ identity }: Exchange, repository: string, id: string): Promise<UploadSession> {
     authorize(access, identity, { kind: 'push', repository });
