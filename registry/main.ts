@@ -5,7 +5,9 @@
 import cluster from 'node:cluster';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
+import { mkdir } from 'node:fs/promises';
 import { describeOptions, loadConfig, printConfig } from '../shared/config.ts';
+import { lockDirectory } from '../shared/directory-lock.ts';
 import { AppError, isKind, messageOf } from '../shared/errors.ts';
 import { createLog } from '../shared/log.ts';
 import { hashPasswordLine, revokeTokens, rotateKeys } from './access/commands.ts';
@@ -34,10 +36,23 @@ Commands:
 Options:
 `;
 
+/**
+ * Upload sessions take turns within a process, or among the workers of one. A stranger that wrote on into a session
+ * while it is committed would change a blob under its digest, so nobody else serves this root.
+ */
+async function lockRoot(config: RegistryConfig): Promise<Disposable> {
+  await mkdir(config.root, { recursive: true });
+  return lockDirectory(config.root, {
+    who: 'registry',
+    mend: 'give this one a directory of its own (--root); --workers N serves one root by several processes',
+  });
+}
+
 /** As serve, by several processes. */
 async function serveByWorkers(config: RegistryConfig): Promise<void> {
   const log = createLog({ component: 'registry', level: config.logLevel });
   const stop = Promise.race([once(process, 'SIGTERM'), once(process, 'SIGINT')]);
+  using _root = await lockRoot(config);
   const workers = await startWorkers({ count: config.workers, waitMs: config.uploadWaitMs, log });
   process.stdout.write(`berth-registry: ready on ${workers.url}\n`);
   await stop;
@@ -62,6 +77,7 @@ async function serveAsWorker(config: RegistryConfig): Promise<void> {
 async function serve(config: RegistryConfig): Promise<void> {
   const log = createLog({ component: 'registry', level: config.logLevel });
   const stop = Promise.race([once(process, 'SIGTERM'), once(process, 'SIGINT')]);
+  using _root = await lockRoot(config);
   await using registry = await startRegistry({ config, log, now: () => new Date(), randomId: randomUUID });
   process.stdout.write(`berth-registry: ready on ${registry.url}\n`);
   await stop;

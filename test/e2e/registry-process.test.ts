@@ -145,27 +145,17 @@ describe('the process', () => {
     expect(open).toEqual([]);
   });
 
-  it('serves one root from two processes at once', async () => {
+  it('refuses a root that another registry serves, until that one has ended', async () => {
     await using place = await makePlace();
-    await using first = await startRegistry(place);
-    await using second = await startRegistry(place);
-    const push = async (program: RegistryProgram, text: string, tag: string) => {
-      const digest = digestOf(text);
-      await ask(urlOf(program), 'POST', `/v2/r/blobs/uploads/?digest=${digest}`, { body: text });
-      const body = manifestJson(descriptorOf(text, MEDIA_TYPES.ociEmpty), []);
-      const headers = { 'content-type': MEDIA_TYPES.ociManifest };
-      return (await ask(urlOf(program), 'PUT', `/v2/r/manifests/${tag}`, { headers, body })).status;
-    };
-    const statuses = await Promise.all(
-      Array.from({ length: 20 }, (_, i) => push(i % 2 === 0 ? first : second, `text ${i}`, `t${i}`)),
-    );
-    expect(new Set(statuses)).toEqual(new Set([201]));
-    for (const program of [first, second]) {
-      const list = JSON.parse((await ask(urlOf(program), 'GET', '/v2/r/tags/list')).body.toString());
-      expect(list.tags).toHaveLength(20);
-    }
-    expect((await ask(urlOf(first), 'DELETE', '/v2/r/manifests/t3')).status).toBe(202);
-    expect((await ask(urlOf(second), 'HEAD', '/v2/r/manifests/t3')).status).toBe(404);
+    const first = await startRegistry(place);
+    const second = await run(process.execPath, [MAIN, 'serve', '--root', first.directory, '--listen', '127.0.0.1:0'], {
+      env: place.env,
+    });
+    expect(second).toMatchObject({ code: 1, stdout: '' });
+    expect(second.stderr).toMatch(/the registry with process id \d+ is using it; end that one, or .*--workers N/);
+    await first.end('SIGKILL');
+    await using third = await startRegistry(place);
+    expect((await ask(urlOf(third), 'GET', '/v2/')).status).toBe(200);
   });
 
   it('prints its configuration, its help, and what is wrong with a command line', async () => {
