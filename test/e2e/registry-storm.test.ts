@@ -34,6 +34,8 @@ it(
       env: { PATH: process.env.PATH, HOME: directory.path },
     };
     let program: RegistryProgram = await startRegistry(place, { args: UPKEEP });
+    await using undo = new AsyncDisposableStack();
+    undo.defer(() => program[Symbol.asyncDispose]());
     const stop = Date.now() + STORM_MS;
     const pushed = new Map<string, Buffer>();
     let output = '';
