@@ -2,7 +2,8 @@ import { defineConfig } from 'vitest/config';
 
 // Four projects, by what a test needs: nothing (unit), a disk (contract), root and the kernel (kernel),
 // whole programs and other people's clients (e2e). Kernel and e2e tests share one host, so they run one file at a time.
-const serial = { pool: 'forks', fileParallelism: false, testTimeout: 60_000, hookTimeout: 60_000 } as const;
+// A second try is for a host that is busy with something else; what fails twice is wrong.
+const serial = { retry: 1, pool: 'forks', fileParallelism: false, testTimeout: 60_000, hookTimeout: 60_000 } as const;
 
 export default defineConfig({
   test: {

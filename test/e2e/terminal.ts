@@ -6,6 +6,8 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 
 const DEADLINE_MS = 20_000;
+/** A client that waits for an engine which is no more may not hear that its terminal has gone. */
+const HANG_UP_MS = 2_000;
 /** Docker's default detach keys. */
 export const CTRL_P_CTRL_Q = '\x10\x11';
 
@@ -64,7 +66,8 @@ export function openTerminal(command: string, env: NodeJS.ProcessEnv): Terminal 
     ended,
     async [Symbol.asyncDispose]() {
       if (child.exitCode === null) child.kill('SIGHUP');
-      await exited;
+      const killer = setTimeout(() => child.kill('SIGKILL'), HANG_UP_MS);
+      await exited.finally(() => clearTimeout(killer));
     },
   };
 }

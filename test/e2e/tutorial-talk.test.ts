@@ -43,7 +43,6 @@ describe.each(CLIENTS)('%s', (name) => {
     first.type('X=remembered\r');
     await first.until(/prompt>/);
     await place.restart('SIGKILL');
-    await first.ended();
     expect(await field('kept', '{{.State.Running}}')).toBe('true');
     await using second = client.terminal(['attach', 'kept']);
     second.type('echo $X-$((6*7))\r');

@@ -453,14 +453,13 @@ it('takes an end in once, though the engine was killed before it had put the run
     const first = await engine();
     const again = { HostConfig: { RestartPolicy: { Name: 'on-failure' } } };
     const ids = [
-      await create(first.containers, sh('exit 3'), again, 'kept'),
-      await create(first.containers, sh('exit 4'), {}, 'unneeded'),
+      await create(first.containers, ['sleep', '1000'], again, 'kept'),
+      await create(first.containers, ['sleep', '1000'], {}, 'unneeded'),
     ];
     const before: ContainerRecord[] = [];
     for (const id of ids) {
       await first.containers.start(id);
-      await (await first.containers.wait(id, { condition: 'next-exit' })).result;
-      await first.containers.stop(id);
+      await first.containers.stop(id, { timeoutSeconds: 0 });
       before.push((await first.containers.inspect(id)).record);
     }
     await first.kill();
