@@ -60,7 +60,7 @@ const KINDS: Readonly<Record<number, ErrorKind>> = {
 };
 
 /** Appends a query; lists become JSON filters' business of the caller, repeated keys here. */
-function target(path: string, query: Query | undefined): string {
+export function target(path: string, query: Query | undefined): string {
   const params = new URLSearchParams();
   for (const [key, value] of Object.entries(query ?? {})) {
     if (value === undefined || value === false) continue;
@@ -68,7 +68,9 @@ function target(path: string, query: Query | undefined): string {
   }
   const text = params.toString();
   // What Docker's API lacks has a version of its own.
-  const versioned = path.startsWith('/berth/') ? path : `/v${API_VERSION}${path}`;
+  // Names come from the user: a question mark in one must not begin a query (`berth rm 'x?force=1'`).
+  const escaped = path.toWellFormed().replace(/[^\w/.:@~-]+/g, encodeURIComponent);
+  const versioned = escaped.startsWith('/berth/') ? escaped : `/v${API_VERSION}${escaped}`;
   return text === '' ? versioned : `${versioned}?${text}`;
 }
 

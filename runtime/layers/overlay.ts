@@ -201,7 +201,11 @@ class OverlaySnapshotter implements Snapshotter {
         if (!(await isMountPoint(join(directory, 'rootfs')))) continue;
         this.#layerMounts.adopt(key, (await readLowers(directory)) ?? []);
       }
-    })();
+    })().catch((error: unknown) => {
+      // A failure that passes (EMFILE) must not fail every later mount.
+      this.#adopted = undefined;
+      throw error;
+    });
     return this.#adopted;
   }
 

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { PassThrough, Writable } from 'node:stream';
 import { describe, expect, it } from 'vitest';
+import { target } from '../../../runtime/cli/client.ts';
 import { containerRows } from '../../../runtime/cli/container-rows.ts';
 import { parseDetachKeys, watchDetachKeys } from '../../../runtime/cli/detach-keys.ts';
 import { filterQuery } from '../../../runtime/cli/filters.ts';
@@ -28,6 +29,11 @@ describe('the engine to talk to', () => {
   it.each(['ssh://host', 'unix://relative', 'nonsense'])('refuses %s', (flag) => {
     expect(() => engineHost({ flag, env: {}, uid: 0 })).toThrow(/cannot use host/);
   });
+});
+
+it('sends a name as a name, whatever is in it', () => {
+  expect(target('/containers/x?force=1#y/json', { all: true })).toBe('/v1.52/containers/x%3Fforce%3D1%23y/json?all=1');
+  expect(target('/images/host:5000/a/b@sha256:c/json', undefined)).toBe('/v1.52/images/host:5000/a/b@sha256:c/json');
 });
 
 describe('detach keys', () => {
