@@ -5,7 +5,8 @@
 import { homedir } from 'node:os';
 import { Command, CommanderError } from 'commander';
 import { AppError, hasCode, messageOf } from '../../shared/errors.ts';
-import { type Act, buildProgram } from './commands.ts';
+import { buildProgram } from './commands.ts';
+import type { Act } from './declare/group.ts';
 import { ExitError, openSession, type Session } from './session.ts';
 import { CLIENT_VERSION } from './version.ts';
 
@@ -40,7 +41,7 @@ async function main(argv: readonly string[]): Promise<number> {
       });
       await work(session, ...(args as never[]));
     };
-  buildProgram(program, act, new Set(argv));
+  buildProgram({ program, act, words: new Set(argv) });
   try {
     await program.parseAsync([...argv], { from: 'user' });
     return session?.exitCode ?? 0;

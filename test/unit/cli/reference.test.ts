@@ -8,12 +8,12 @@ const PAGE = new URL('../../../docs/cli.md', import.meta.url);
 /** Every command with its flags, as the declarations have them. */
 function reference(): string {
   const program = new Command('berth');
-  const groups = ['container', 'image', 'network', 'system'];
-  buildProgram(program, () => async () => undefined, new Set([...groups, 'run', 'create']));
+  const groups = ['container', 'image', 'network', 'system', 'volume'];
+  buildProgram({ program, act: () => async () => undefined, words: new Set([...groups, 'run', 'create']) });
   const lines = [
     '# berth: commands',
     '',
-    'Generated from the declarations in `runtime/cli/commands.ts`; a test compares it. Rewrite with `UPDATE_GOLDEN=1 npx vitest run --project unit test/unit/cli/reference.test.ts`.',
+    'Generated from the declarations in `runtime/cli/declare`; a test compares it. Rewrite with `UPDATE_GOLDEN=1 npx vitest run --project unit test/unit/cli/reference.test.ts`.',
     '',
   ];
   const short = new Set(program.commands.map((command) => command.description()));
