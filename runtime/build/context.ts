@@ -1,0 +1,48 @@
+/**
+ * BuildContext: the files that a build may read, as read-only layers of the layer store. A context that a client sends
+ * again is one more layer over the last: what changed, and whiteouts of what is gone. Nothing of it is ever unpacked on
+ * the host, so a name or a link in it can lead nowhere but into its own tree.
+ */
+import type { Readable } from 'node:stream';
+import type { Cancelable } from '../../shared/streams.ts';
+import type { Chain } from '../layers/layer-store.ts';
+
+/** Disposing gives it back: one without a name is deleted then. */
+export interface BuildContext extends AsyncDisposable {
+  /** Base first. */
+  readonly chain: Chain;
+  /** A file's text; undefined when there is none. @throws AppError 'too-large' */
+  text(path: string, maxBytes: number): Promise<string | undefined>;
+}
+
+/** One name that a client's context has now; links are not followed. */
+export interface ContextEntry {
+  /** Relative, slashes between names. */
+  readonly path: string;
+  readonly kind: 'file' | 'directory' | 'symlink';
+  /** Permission bits. */
+  readonly mode: number;
+  readonly sizeBytes: number;
+  readonly mtimeNs: bigint;
+  readonly target?: string | undefined;
+}
+
+export interface Contexts {
+  /** A whole context as a tar, plain or compressed (gzip, zstd, bzip2, xz). @throws AppError 'invalid', 'too-large' */
+  receive(tar: Readable, options?: Cancelable): Promise<BuildContext>;
+  /** The context of no files. */
+  empty(): Promise<BuildContext>;
+  /**
+   * Which of these files the engine does not have as they are, for the context that a client calls `name` (any words of
+   * its own: a directory and a host). Answers paths in the order given. All entries that it will have come in one list.
+   */
+  compare(name: string, entries: AsyncIterable<ContextEntry>): Promise<ContextDelta>;
+  /** Bytes on disk of contexts that are kept for their next build. */
+  diskBytes(): Promise<number>;
+}
+
+export interface ContextDelta extends AsyncDisposable {
+  readonly missing: readonly string[];
+  /** The missing files as a tar; what the list had not is removed. */
+  complete(tar: Readable, options?: Cancelable): Promise<BuildContext>;
+}
