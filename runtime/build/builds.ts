@@ -124,7 +124,15 @@ export interface BuildStep {
 }
 
 export type BuildEvent =
+  /** Before the first step: the stages that the targets need, in the Dockerfile's order. One per platform. */
+  | {
+      readonly kind: 'planned';
+      readonly platform: string | undefined;
+      readonly stages: readonly { readonly name: string; readonly steps: number }[];
+    }
   | { readonly kind: 'started'; readonly step: BuildStep }
+  /** The command of a RUN has a container now. */
+  | { readonly kind: 'running'; readonly step: BuildStep; readonly containerId: string }
   /** Raw bytes of a command's output; good until the call returns. */
   | { readonly kind: 'output'; readonly step: BuildStep; readonly stream: 'stdout' | 'stderr'; readonly bytes: Buffer }
   /** Bytes of downloads and copies; total undefined = not known. */
@@ -141,6 +149,8 @@ export type BuildEvent =
       readonly outcome: 'done' | 'cached' | 'failed' | 'canceled';
       readonly durationMs: number;
       readonly message: string | undefined;
+      /** Hex digest that names what there is after the step: the base's image id after FROM, else the step's own key. */
+      readonly result?: string | undefined;
     }
   /** A build check has found something. */
   | { readonly kind: 'warning'; readonly warning: BuildWarning };
