@@ -3,8 +3,8 @@ import { AppError } from '../../shared/errors.ts';
 import { runCommand } from './command.ts';
 
 export interface Nft {
-  /** One transaction. @throws AppError 'unavailable' with nft's words; nothing is changed then */
-  apply(ruleset: string): Promise<void>;
+  /** One transaction, in the network namespace at a path if one is given. @throws AppError 'unavailable' with nft's words; nothing is changed then */
+  apply(ruleset: string, options?: { readonly namespace?: string }): Promise<void>;
   /** As `nft list table FAMILY NAME` prints it; undefined when there is none. */
   table(family: string, name: string): Promise<string | undefined>;
   /** A chain with the handles of its rules; undefined when there is none. */
@@ -19,8 +19,9 @@ export function createNft(program = 'nft'): Nft {
     throw new AppError('unavailable', `cannot list nftables: ${result.stderr.trim().split('\n')[0] ?? ''}`);
   };
   return {
-    async apply(ruleset) {
-      const result = await runCommand(program, ['-f', '-'], { stdin: ruleset });
+    async apply(ruleset, { namespace } = {}) {
+      const [command, ...args] = namespace === undefined ? [program] : ['nsenter', `--net=${namespace}`, program];
+      const result = await runCommand(command, [...args, '-f', '-'], { stdin: ruleset });
       if (result.exitCode !== 0)
         throw new AppError('unavailable', `cannot write nftables: ${result.stderr.trim().split('\n')[0] ?? ''}`);
     },

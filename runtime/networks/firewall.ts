@@ -8,6 +8,7 @@
  * - An internal network reaches its gateway for DNS, and nothing else (CVE-2024-29018).
  * - A container cannot use an address or MAC that belongs to another, send router advertisements (CVE-2020-13401), or
  *   come from an address that does not lead back to its bridge.
+ * - Nothing is sent to a loopback address over a bridge: containers accept them there for their resolver's sake.
  * - What a container says to everybody does not come back to it, though its port may send back what it came from: IPv6
  *   would take the echo for another host with its address.
  * - What is published on 127.0.0.1 is reachable from this host alone: loopback addresses are never accepted from a
@@ -259,6 +260,7 @@ ${set(
     arp saddr ip @addresses4 iifname . arp saddr ip != @own_address4 drop
     meta protocol ip6 iifname != @ports6 drop
     ip6 saddr @addresses6 iifname . ip6 saddr != @own_address6 drop
+    ip daddr 127.0.0.0/8 drop
     icmpv6 type { nd-router-advert, nd-redirect } drop
   }
   chain between {

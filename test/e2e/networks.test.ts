@@ -69,6 +69,9 @@ describe('names', () => {
     expect(await place.getFrom('far', address, 80)).toBeUndefined();
     expect(await place.getFrom('near', await addressOf('far', 'two'), 80)).toBeUndefined();
     expect(await dockerOk('exec', 'near', 'nslookup', address)).toContain('web');
+    // Where Docker's images look for it, and some say so themselves.
+    expect(await dockerOk('exec', 'near', 'cat', '/etc/resolv.conf')).toBe('nameserver 127.0.0.11\noptions ndots:0');
+    expect(await lookup('near', 'web', '127.0.0.11')).toEqual([address]);
   }, 60_000);
 
   it('come and go with live connections', async () => {
@@ -80,6 +83,10 @@ describe('names', () => {
     await dockerOk('network', 'connect', 'two', 'client');
     expect(await addressOf('web', 'two')).toBe('10.213.200.77');
     expect(await place.getFrom('client', '10.213.200.77', 80)).toBe('web');
+    expect((await lookup('client', 'web')).toSorted()).toEqual(
+      ['10.213.200.77', await addressOf('web', 'one')].toSorted(),
+    );
+    expect(await lookup('client', 'other')).toEqual(['10.213.200.77']);
     expect(await dockerOk('exec', 'web', 'cat', '/etc/hosts')).toContain('10.213.200.77');
     await dockerOk('network', 'disconnect', 'two', 'web');
     expect(await place.getFrom('client', '10.213.200.77', 80)).toBeUndefined();

@@ -1,0 +1,118 @@
+/**
+ * Who has which address: the endpoints of containers, each with a name of its link, a MAC and addresses that no other
+ * endpoint of the network holds. What is leased is what the topology has; an address that was given back rests for as
+ * long as there are others.
+ */
+import { AppError } from '../../shared/errors.ts';
+import { contains, formatAddress, freeAddress, parseAddress, parseSubnet } from './addresses.ts';
+import type { StoredEndpoint } from './network-store.ts';
+import type { EndpointWish, LeasedAddress, NetworkRecord, SandboxRequest } from './networks.ts';
+import { subnetsOf } from './plan.ts';
+import { hasNames, type Topology } from './topology.ts';
+
+export interface Leases {
+  /**
+   * A new endpoint. It is leased once the caller has put it into the topology, before anything else is awaited.
+   * @throws AppError 'denied' (address in use), 'invalid' (outside of the subnets), 'unavailable' (none is left)
+   */
+  endpoint(
+    network: NetworkRecord,
+    wish: EndpointWish,
+    sandbox: { readonly request: SandboxRequest; readonly interfaces: readonly string[] },
+  ): StoredEndpoint;
+}
+
+export function createLeases(
+  topology: Topology,
+  { tag, randomId }: { readonly tag: string; readonly randomId: () => string },
+): Leases {
+  /** What was given last, so that addresses rest. */
+  const lastGiven = new Map<string, string>();
+
+  const isLeased = (network: NetworkRecord, address: string): boolean =>
+    network.ranges.some(
+      ({ gateway, auxiliary }) => gateway === address || Object.values(auxiliary).includes(address),
+    ) ||
+    [...topology.membersOf(network.id).values()].some(
+      ({ endpoint }) => endpoint.ipv4?.address === address || endpoint.ipv6?.address === address,
+    );
+
+  const lease = (network: NetworkRecord, family: 4 | 6, wanted: string): LeasedAddress | undefined => {
+    const ranges = network.ranges.filter(({ subnet }) => parseSubnet(subnet).family === family);
+    if (wanted !== '') checkWantedAddress(network, family, wanted);
+    for (const { subnet: text, gateway, ipRange } of ranges) {
+      const subnet = parseSubnet(text);
+      const isTaken = (address: string) => isLeased(network, address);
+      let address: string | undefined;
+      if (wanted !== '') {
+        if (!contains(subnet, parseAddress(wanted))) continue;
+        address = formatAddress(parseAddress(wanted));
+        if (isTaken(address)) throw new AppError('denied', 'Address already in use');
+      } else {
+        const key = `${network.id} ${text}`;
+        const range = ipRange === undefined ? undefined : parseSubnet(ipRange);
+        const free = freeAddress(subnet, { range, isTaken, after: lastGiven.get(key) });
+        if (free === undefined) continue;
+        address = formatAddress(free);
+        lastGiven.set(key, address);
+      }
+      return { address, prefix: subnet.prefix, gateway: network.internal ? undefined : gateway };
+    }
+    if (ranges.length === 0) return undefined;
+    throw new AppError(
+      'unavailable',
+      `no available IPv${family} addresses on this network's address pools: ${network.name} (${network.id})`,
+    );
+  };
+
+  return {
+    endpoint(network, wish, { request, interfaces }) {
+      const { containerId, containerName, hostname } = request;
+      const id = randomId();
+      const prefix = network.options['com.docker.network.container_iface_prefix'] ?? 'eth';
+      let number = 0;
+      while (interfaces.includes(`${prefix}${number}`)) number += 1;
+      const names = hasNames(network) ? [containerName, ...wish.aliases, containerId.slice(0, 12), hostname] : [];
+      return {
+        id,
+        networkId: network.id,
+        networkName: network.name,
+        interfaceName: `${prefix}${number}`,
+        mac: wish.mac === '' ? randomMac(id) : wish.mac.toLowerCase().replaceAll('-', ':'),
+        ipv4: network.ipv4 ? lease(network, 4, wish.ipv4) : undefined,
+        ipv6: network.ipv6 ? lease(network, 6, wish.ipv6) : undefined,
+        aliases: wish.aliases,
+        dnsNames: [...new Set(names.filter((name) => /^[\w.-]+$/.test(name)))],
+        driverOptions: wish.driverOptions,
+        link: `ve${tag}${id.slice(0, 7)}`,
+      };
+    },
+  };
+}
+
+/** @throws AppError 'invalid' with Docker's words */
+export function checkWish(network: NetworkRecord, wish: EndpointWish): void {
+  if (wish.ipv4 !== '') checkWantedAddress(network, 4, wish.ipv4);
+  if (wish.ipv6 !== '') checkWantedAddress(network, 6, wish.ipv6);
+  if (wish.mac !== '' && !/^[0-9a-f]{2}([:-][0-9a-f]{2}){5}$/i.test(wish.mac))
+    throw new AppError('invalid', `invalid MAC address: ${wish.mac}`);
+}
+
+function checkWantedAddress(network: NetworkRecord, family: 4 | 6, wanted: string): void {
+  if (network.name === 'bridge' || network.isChosen)
+    throw new AppError(
+      'invalid',
+      'user specified IP address is supported only when connecting to networks with user configured subnets',
+    );
+  const address = parseAddress(wanted);
+  const subnets = subnetsOf(network).filter((subnet) => subnet.family === family);
+  if (address.family !== family || !subnets.some((subnet) => contains(subnet, address)))
+    throw new AppError('invalid', `no configured subnet or ip-range contain the IP address ${wanted}`);
+}
+
+/** Locally administered, unicast. */
+export function randomMac(hex: string): string {
+  const bytes = hex.slice(0, 12).match(/../g) ?? [];
+  const first = (Number.parseInt(bytes[0] ?? '0', 16) & 0xfe) | 0x02;
+  return [first.toString(16).padStart(2, '0'), ...bytes.slice(1)].join(':');
+}
