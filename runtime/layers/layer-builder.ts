@@ -7,7 +7,7 @@ import { AppError } from '../../shared/errors.ts';
 import { isStorableXattr } from './erofs-format.ts';
 import type { ErofsImage } from './erofs-reader.ts';
 import { createErofsWriter } from './erofs-writer.ts';
-import { type Change, entryName, entryPath, type Leaf, type Settled, settle } from './settle.ts';
+import { type Change, type EntryName, entryName, entryPath, type Leaf, type Settled, settle } from './settle.ts';
 import { createTarParser, type TarEntry } from './tar.ts';
 import {
   type Attributes,
@@ -72,10 +72,15 @@ const DEVICE_MINOR_MAX = 0xfffff;
 /** What an entry costs beside its bytes, roughly. */
 const ENTRY_OVERHEAD_BYTES = 128;
 
+export interface LayerBuilderOptions {
+  /** The tar has plain files, and these paths below are gone: see MakeOptions of layer-store.ts. */
+  readonly files?: { readonly removed: readonly string[] } | undefined;
+}
+
 /** Writes to fd, an empty file open for writing, which stays the caller's. */
-export function createLayerBuilder(fd: number, limits: LayerLimits): LayerBuilder {
+export function createLayerBuilder(fd: number, limits: LayerLimits, { files }: LayerBuilderOptions = {}): LayerBuilder {
   const writer = createErofsWriter(fd);
-  const changes: Change[] = [];
+  const changes: Change[] = (files?.removed ?? []).map((path) => ({ kind: 'whiteout', path: entryPath(path) }));
   let metadataBytes = 0;
   let filesBytes = 0;
   let takesData = false;
@@ -105,7 +110,7 @@ export function createLayerBuilder(fd: number, limits: LayerLimits): LayerBuilde
   }
 
   function changeOf(entry: TarEntry): Change | undefined {
-    const { means, path } = entryName(entryPath(entry.path));
+    const { means, path } = files === undefined ? entryName(entryPath(entry.path)) : plainName(entry);
     switch (means) {
       case 'ignored':
         return undefined;
@@ -216,6 +221,13 @@ export function createLayerBuilder(fd: number, limits: LayerLimits): LayerBuilde
     },
     settle: (lower) => finish(settleAbove(mergeTrees(lower.map(({ tree }) => tree)), lower)),
   };
+}
+
+/** A name is a name, whatever layers would read into it; but a device 0:0 would be a whiteout to overlayfs. */
+function plainName(entry: TarEntry): EntryName {
+  if (entry.type === 'character' || entry.type === 'block')
+    throw new AppError('unsupported', `cannot use ${JSON.stringify(nameToUtf8(entry.path))}: it is a device`);
+  return { means: 'entry', path: entryPath(entry.path) };
 }
 
 /** They would make overlayfs hide or redirect what the layer's author could not see. */

@@ -7,17 +7,19 @@
  */
 import { mkdir, readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { Readable } from 'node:stream';
 import type { Generated, Insertable, Selectable } from 'kysely';
 import { renameDurably } from '../../shared/atomic-file.ts';
 import type { Database, Migration } from '../../shared/database.ts';
 import { chainIdOf, type Digest, hexOf, parseDigest } from '../../shared/digest.ts';
-import { AppError, isKind } from '../../shared/errors.ts';
+import { AppError, hasCode, isKind } from '../../shared/errors.ts';
 import type { Log } from '../../shared/log.ts';
 import type { Cancelable } from '../../shared/streams.ts';
 import { loadTree, openFileInImage } from './erofs-reader.ts';
 import { DEFAULT_LAYER_LIMITS, type LayerLimits } from './layer-builder.ts';
+import { createLayerFeed, type LayerFeedWriter } from './layer-feed.ts';
 import { createLayerPool, type Unpacking } from './layer-pool.ts';
-import type { Chain, Layer, LayerId, LayerIngest, LayerStore } from './layer-store.ts';
+import type { Chain, Layer, LayerId, LayerIngest, LayerStore, MakeOptions } from './layer-store.ts';
 import type { UnpackedLayer } from './layer-worker.ts';
 
 export interface LayerTable {
@@ -77,6 +79,7 @@ export interface LayerStoreOptions {
   readonly isMounted?: (number: number) => Promise<boolean>;
 }
 
+const MAKERS_MIN = 4;
 /** Five characters in base 36; more would not fit mount options with 500 layers. */
 const NUMBER_MAX = 36 ** 5 - 1;
 
@@ -101,6 +104,8 @@ export function createLayerStore(options: LayerStoreOptions): LayerStore & Async
   const ingestDirectory = join(directory, 'ingest');
   const log = options.log.child({ component: 'layers' });
   const pool = createLayerPool({ size: Math.max(2, options.workers) });
+  // Of their own: what feeds them may be slow or stuck, and pulls must not wait for that.
+  const makers = createLayerPool({ size: Math.max(MAKERS_MIN, options.workers) });
   const unpacks = new Map<Digest, Unpack>();
 
   const imagePath = (id: string) => join(directory, `${hexOf(parseDigest(id))}.erofs`);
@@ -239,13 +244,54 @@ export function createLayerStore(options: LayerStoreOptions): LayerStore & Async
     }
   }
 
+  async function make(tar: Readable, lower: Chain, { signal, ...making }: MakeOptions = {}): Promise<Layer> {
+    const stagingPath = join(ingestDirectory, `${options.randomId()}.erofs`);
+    const below = await layersOf(lower);
+    const writer = createLayerFeed();
+    const unpacking = makers.unpack({
+      ...{ diffId: undefined, compression: making.compression ?? 'none', source: writer.feed, stagingPath, limits },
+      files: making.files,
+    });
+    unpacking.lower(below.map(pathOf));
+    const cancel = () => unpacking.cancel();
+    signal?.addEventListener('abort', cancel, { once: true });
+    try {
+      if (signal?.aborted === true) cancel();
+      const unpacked = await fed(tar, writer, unpacking.layer);
+      const { diffId, independent } = unpacked;
+      const id = independent ? diffId : chainIdAbove(diffId, below);
+      await making.protect?.(id);
+      return await publish(id, { diffId, unpacked, stagingPath });
+    } finally {
+      signal?.removeEventListener('abort', cancel);
+      await rm(stagingPath, { force: true });
+    }
+  }
+
   interface Unpublished {
     readonly diffId: Digest;
     readonly unpacked: UnpackedLayer;
     readonly stagingPath: string;
   }
 
-  async function publish(id: LayerId, { diffId, unpacked, stagingPath }: Unpublished): Promise<Layer> {
+  /** Two who have made the same layer publish it one after the other. */
+  const publishing = new Map<LayerId, Promise<Layer>>();
+
+  async function publish(id: LayerId, unpublished: Unpublished): Promise<Layer> {
+    const before = publishing.get(id) ?? Promise.resolve();
+    const mine = before.then(
+      () => publishAlone(id, unpublished),
+      () => publishAlone(id, unpublished),
+    );
+    publishing.set(id, mine);
+    try {
+      return await mine;
+    } finally {
+      if (publishing.get(id) === mine) publishing.delete(id);
+    }
+  }
+
+  async function publishAlone(id: LayerId, { diffId, unpacked, stagingPath }: Unpublished): Promise<Layer> {
     const existing = await get(id);
     if (existing !== undefined) return existing;
     await renameDurably(stagingPath, imagePath(id));
@@ -293,6 +339,14 @@ export function createLayerStore(options: LayerStoreOptions): LayerStore & Async
       await mkdir(ingestDirectory, { recursive: true, mode: 0o700 });
       return ingest(request, cancel);
     },
+    async make(tar, lower, making) {
+      try {
+        await mkdir(ingestDirectory, { recursive: true, mode: 0o700 });
+        return await make(tar, lower, making);
+      } finally {
+        tar.destroy();
+      }
+    },
     get,
     tree: async (id) => loadTree(pathOf(await existing(id))),
     async remove(id) {
@@ -330,8 +384,40 @@ export function createLayerStore(options: LayerStoreOptions): LayerStore & Async
         if (path.endsWith('.erofs') && !named.has(path)) await removeFile(path);
       return freed;
     },
-    [Symbol.asyncDispose]: () => pool[Symbol.asyncDispose](),
+    async [Symbol.asyncDispose]() {
+      await Promise.all([pool[Symbol.asyncDispose](), makers[Symbol.asyncDispose]()]);
+    },
   };
+}
+
+/**
+ * Writes all of the tar into the feed. When one of the two ends early, the other is not waited for: what the tar failed
+ * with is told rather than what the worker says of it.
+ */
+async function fed(tar: Readable, writer: LayerFeedWriter, layer: Promise<UnpackedLayer>): Promise<UnpackedLayer> {
+  const over = new AbortController();
+  layer.catch(() => {}).finally(() => over.abort());
+  const writing = (async () => {
+    try {
+      for await (const chunk of tar)
+        await writer.write(typeof chunk === 'string' ? Buffer.from(chunk) : chunk, over.signal);
+      writer.end();
+    } catch (error) {
+      writer.fail();
+      throw error;
+    }
+  })();
+  // A source that waits for its peer would not notice that nobody reads any more.
+  over.signal.addEventListener('abort', () => tar.destroy(), { once: true });
+  const [written, made] = await Promise.allSettled([writing, layer]);
+  if (made.status === 'fulfilled') return made.value;
+  const isSourceFailure =
+    written.status === 'rejected' && isKind(made.reason, 'unavailable') && !isAbort(written.reason);
+  throw isSourceFailure ? written.reason : made.reason;
+}
+
+function isAbort(error: unknown): boolean {
+  return hasCode(error, 'ERR_STREAM_PREMATURE_CLOSE') || (error instanceof Error && error.name === 'AbortError');
 }
 
 function chainIdAbove(diffId: Digest, lower: readonly Layer[]): Digest {

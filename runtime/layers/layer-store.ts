@@ -52,6 +52,21 @@ export interface LayerIngest {
   readonly onProgress?: (consumedBytes: number) => void;
 }
 
+export interface MakeOptions extends Cancelable {
+  /** Of the tar; default none. */
+  readonly compression?: Compression | undefined;
+  /**
+   * Called with the layer's id before the layer can be seen, so that nothing collects it in between. When it resolves,
+   * an equal layer that exists will not go either.
+   */
+  readonly protect?: ((id: LayerId) => Promise<void>) | undefined;
+  /**
+   * The tar holds plain files, not a changeset: a file called `.wh.x` is that, devices are refused. `removed` are the
+   * paths below that the layer hides. Such a layer is no image's: its diffID is a name of its own.
+   */
+  readonly files?: { readonly removed: readonly string[] } | undefined;
+}
+
 export interface LayerStore {
   /** The layer of this diffID above this chain, if it is there already. */
   find(diffId: Digest, lower: Chain): Promise<Layer | undefined>;
@@ -62,6 +77,12 @@ export interface LayerStore {
    * @throws AppError 'integrity' (diffID, truncation), 'invalid' (hostile or malformed tar), 'too-large' (bomb), 'unavailable' (disk full, download failed), 'timeout' (cancelled)
    */
   ingest(request: LayerIngest, options?: Cancelable): Promise<Layer>;
+  /**
+   * Makes a layer above a chain from a tar that nobody has named yet; what it turned out to be is in `diffId`. An equal
+   * layer that exists answers instead. Reads `tar` at the pace of the disk and to its end, and destroys it on failure.
+   * @throws AppError 'integrity' (truncation), 'invalid', 'unsupported', 'too-large', 'unavailable', 'timeout' as ingest; what the tar fails with
+   */
+  make(tar: Readable, lower: Chain, options?: MakeOptions): Promise<Layer>;
   get(id: LayerId): Promise<Layer | undefined>;
   /** Names, modes, owners, data ranges; no mount needed. */
   tree(id: LayerId): Promise<LayerTree>;

@@ -16,18 +16,23 @@ import { AppError, type ErrorKind, hasCode, messageOf } from '../../shared/error
 import type { Compression } from '../../shared/media-types.ts';
 import { openErofs } from './erofs-reader.ts';
 import { type BuiltLayer, createLayerBuilder, type LayerBuilder, type LayerLimits } from './layer-builder.ts';
+import { feedChunks, type LayerFeed, wakeFeed } from './layer-feed.ts';
 import { type LayerSource, SOURCE_STATE } from './layer-source.ts';
 
 export interface UnpackRequest {
-  readonly diffId: Digest;
+  /** undefined = whatever it turns out to be. */
+  readonly diffId: Digest | undefined;
   readonly compression: Compression;
-  readonly source: LayerSource;
+  readonly source: LayerSource | LayerFeed;
+  /** See MakeOptions. */
+  readonly files?: { readonly removed: readonly string[] } | undefined;
   /** Must not exist. The caller removes it, whatever happens. */
   readonly stagingPath: string;
   readonly limits: LayerLimits;
 }
 
 export interface UnpackedLayer extends BuiltLayer {
+  readonly diffId: Digest;
   /** st_blocks × 512 of the image. */
   readonly diskBytes: number;
 }
@@ -95,7 +100,7 @@ function serve(port: MessagePort): void {
         const job = jobs.get(message.job);
         job?.cancel.abort();
         // Wakes it should it wait for the download; other readers look around and wait on.
-        if (job !== undefined) Atomics.notify(new Int32Array(job.request.source.watermark, 0, 2), 1);
+        if (job !== undefined) wake(job.request.source);
         job?.lower.reject(new AppError('timeout', 'cannot unpack the layer: it was cancelled'));
         job?.lower.promise.catch(() => {});
         break;
@@ -104,6 +109,11 @@ function serve(port: MessagePort): void {
         message satisfies never;
     }
   });
+}
+
+function wake(source: LayerSource | LayerFeed): void {
+  if ('ring' in source) wakeFeed(source);
+  else Atomics.notify(new Int32Array(source.watermark, 0, 2), 1);
 }
 
 interface UnpackHooks {
@@ -116,14 +126,18 @@ async function unpack(job: Job, { onProgress, onStreamed }: UnpackHooks): Promis
   const fd = openSync(request.stagingPath, 'wx+');
   const background = createBackgroundSync(fd);
   try {
-    const builder = createLayerBuilder(fd, request.limits);
-    await stream(request, builder, { signal: job.cancel.signal, onProgress, onWritten: background.wrote });
+    const builder = createLayerBuilder(fd, request.limits, { files: request.files });
+    const diffId = await stream(request, builder, {
+      signal: job.cancel.signal,
+      onProgress,
+      onWritten: background.wrote,
+    });
     const alone = builder.settleAlone();
     onStreamed();
     const built = alone ?? settleAbove(builder, await job.lower.promise);
     await background.idle();
     await synced(fd);
-    return { ...built, diskBytes: fstatSync(fd).blocks * 512 };
+    return { ...built, diffId, diskBytes: fstatSync(fd).blocks * 512 };
   } finally {
     await background.idle();
     closeSync(fd);
@@ -141,10 +155,12 @@ interface StreamHooks {
   readonly onWritten: (tarBytes: number) => void;
 }
 
-async function stream(request: UnpackRequest, builder: LayerBuilder, hooks: StreamHooks): Promise<void> {
+async function stream(request: UnpackRequest, builder: LayerBuilder, hooks: StreamHooks): Promise<Digest> {
   const { diffId, compression, limits } = request;
-  const algorithm = algorithmOf(diffId);
+  const algorithm = diffId === undefined ? 'sha256' : algorithmOf(diffId);
   const hash = createHash(algorithm);
+  // Never the name of an image's layer: there the same bytes can mean another tree.
+  if (request.files !== undefined) hash.update(`files ${JSON.stringify(request.files.removed)}\n`);
   let consumed = 0;
   let tarBytes = 0;
   let reportedAt = 0;
@@ -158,7 +174,7 @@ async function stream(request: UnpackRequest, builder: LayerBuilder, hooks: Stre
       hooks.onWritten(tarBytes);
     }
   };
-  const blob = blobChunks(request.source, {
+  const reading: BlobHooks = {
     signal: hooks.signal,
     onConsumed(bytes) {
       consumed = bytes;
@@ -167,7 +183,9 @@ async function stream(request: UnpackRequest, builder: LayerBuilder, hooks: Stre
       reportedAt = now;
       hooks.onProgress(bytes);
     },
-  });
+  };
+  const { source } = request;
+  const blob = 'ring' in source ? feedChunks(source, reading) : blobChunks(source, reading);
   try {
     if (compression === 'none') await pipeline(blob, take, { signal: hooks.signal });
     else await pipeline(blob, decompressor(compression), take, { signal: hooks.signal });
@@ -177,8 +195,10 @@ async function stream(request: UnpackRequest, builder: LayerBuilder, hooks: Stre
   hooks.onProgress(consumed);
   const got = digestFromHex(algorithm, hash.digest('hex'));
   // Before the parser's opinion: a cut or altered stream should be called that, not a malformed tar.
-  if (got !== diffId) throw new AppError('integrity', `cannot unpack the layer: its diffID is ${got}, want ${diffId}`);
+  if (diffId !== undefined && got !== diffId)
+    throw new AppError('integrity', `cannot unpack the layer: its diffID is ${got}, want ${diffId}`);
   builder.endTar();
+  return got;
 }
 
 function decompressor(compression: Exclude<Compression, 'none'>) {
