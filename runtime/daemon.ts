@@ -1,18 +1,19 @@
 /**
- * berthd: the process. Looks whether this host can run containers, takes its directories, opens the engine, and
- * answers on the socket until SIGTERM or SIGINT, which end no container. Exit status 0 after that, 1 when it cannot
+ * berthd: the process. Looks what this host can do, takes its directories, opens the engine, and answers on the socket
+ * until SIGTERM or SIGINT, which end no container. Where none can run it serves images all the same. Exit status 0 after that, 1 when it cannot
  * start or go on, 2 on a wrong command line, 3 when another engine has its directories or its socket.
  */
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { arch, availableParallelism, hostname, machine, release, totalmem } from 'node:os';
 import { describeOptions, loadConfig, printConfig } from '../shared/config.ts';
+import { claimDirectory, type EnginePlace, enginePlace } from '../shared/engine-place.ts';
 import { AppError, isKind, messageOf } from '../shared/errors.ts';
 import { createLog } from '../shared/log.ts';
+import { ownPrivilege } from '../shared/privilege.ts';
 import { type ProxySettings, proxiesFromEnvironment } from '../shared/proxies.ts';
 import { createApiServer } from './api/server.ts';
-import { type EngineConfig, PROGRAM } from './config.ts';
-import { obstacles } from './description.ts';
+import { type EngineConfig, engineProgram } from './config.ts';
 import { createEngine } from './engine.ts';
 import { inspectHost } from './kernel/host.ts';
 import { listen, parseListen } from './listen.ts';
@@ -26,7 +27,7 @@ A container engine that speaks Docker's Engine API on a unix socket.
 Options:
 `;
 
-async function run(config: EngineConfig): Promise<void> {
+async function run(config: EngineConfig, { claim }: EnginePlace): Promise<void> {
   const log = createLog({ component: 'engine', level: config.logLevel });
   const stop = Promise.race([once(process, 'SIGTERM'), once(process, 'SIGINT')]);
   const socketPath = parseListen(config.listen);
@@ -34,18 +35,19 @@ async function run(config: EngineConfig): Promise<void> {
   const facts = await inspectHost({
     kernel: release(),
     architecture: arch() as NodeJS.Architecture,
-    isRoot: process.getuid?.() === 0,
     cpuCount: availableParallelism(),
     memoryBytes: totalmem(),
   });
-  const inTheWay = obstacles(facts);
-  if (inTheWay !== undefined)
-    throw new AppError(
-      'unsupported',
-      `cannot run containers on this host:\n${inTheWay}\nrun deploy/setup to mend what can be`,
-    );
-
-  using directory = await openStateDirectory({ root: config.root, runDir: config.runDir, randomId: randomUUID });
+  // A user's own engine serves nobody else.
+  const isPrivate = facts.privilege !== 'full';
+  if (claim !== undefined && [config.root, config.runDir, socketPath].some((path) => path.startsWith(claim)))
+    claimDirectory(claim, uidOf());
+  using directory = await openStateDirectory({
+    root: config.root,
+    runDir: config.runDir,
+    isPrivate,
+    randomId: randomUUID,
+  });
   await using engine = await createEngine({
     config,
     directory,
@@ -60,6 +62,7 @@ async function run(config: EngineConfig): Promise<void> {
   await using _ = await listen(
     createApiServer(engine, { log: log.child({ component: 'api' }), version: VERSION }),
     socketPath,
+    { isPrivate },
   );
   process.stdout.write(`berthd: ready on unix://${socketPath}\n`);
   for (const warning of engine.description.warnings) log.warn('the host lacks something', { warning });
@@ -77,12 +80,18 @@ function configuredProxies({ httpProxy, httpsProxy, noProxy }: EngineConfig): Pr
 }
 
 async function main(argv: readonly string[]): Promise<void> {
-  const loaded = loadConfig(PROGRAM, { argv, env: process.env, defaultFile: '/etc/berth/engine.yaml' });
-  if (loaded.request === 'help') process.stdout.write(USAGE + describeOptions(PROGRAM));
-  else if (loaded.request === 'print-config') process.stdout.write(printConfig(PROGRAM, loaded));
+  const place = enginePlace({ privilege: ownPrivilege(), uid: uidOf(), env: process.env });
+  const program = engineProgram(place);
+  const loaded = loadConfig(program, { argv, env: process.env, defaultFile: place.configFile });
+  if (loaded.request === 'help') process.stdout.write(USAGE + describeOptions(program));
+  else if (loaded.request === 'print-config') process.stdout.write(printConfig(program, loaded));
   else if (loaded.positionals.length > 0)
     throw new AppError('invalid', `cannot use ${JSON.stringify(loaded.positionals.join(' '))}: see --help`);
-  else await run(loaded.config);
+  else await run(loaded.config, place);
+}
+
+function uidOf(): number {
+  return process.geteuid?.() ?? 0;
 }
 
 try {

@@ -33,6 +33,8 @@ export interface EngineDescription {
     readonly hasSeccomp: boolean;
   };
   readonly registries: RegistryDescription;
+  /** Why no container can run here; undefined when they can. */
+  readonly containerObstacle: string | undefined;
   /** What a user of this engine should know about its host: what is missing, and the mend. */
   readonly warnings: readonly string[];
 }
@@ -66,6 +68,8 @@ export interface DescribeOptions {
   readonly runtime: RuntimeName;
   readonly registries: RegistrySettings;
   readonly osRelease: string;
+  /** See containerObstacle. */
+  readonly containerObstacle: string | undefined;
   /** See networkObstacle. */
   readonly networkObstacle: string | undefined;
 }
@@ -115,9 +119,12 @@ export function describeEngine(options: DescribeOptions): EngineDescription {
       mirrors: options.registries.mirrors,
       proxies: shownProxies(options.registries.proxies),
     },
+    containerObstacle: options.containerObstacle,
     warnings: [
       ...judgeHost(facts).filter(isWarning).map(sentenceOf),
-      ...(options.networkObstacle === undefined ? [] : [noNetworks(options.networkObstacle)]),
+      ...(options.networkObstacle === undefined || facts.privilege !== 'full'
+        ? []
+        : [noNetworks(options.networkObstacle)]),
     ],
   };
 }
@@ -127,8 +134,9 @@ function noNetworks(obstacle: string): string {
 }
 
 /** Why no bridges can be made here; undefined when they can. */
-export function networkObstacle({ isRoot, programs }: HostFacts): string | undefined {
-  if (!isRoot) return 'networks need root';
+export function networkObstacle(facts: HostFacts): string | undefined {
+  const { privilege, programs } = facts;
+  if (privilege !== 'full') return containerObstacle(facts);
   const missing = (['ip', 'nft'] as const).filter((name) => programs[name] === undefined);
   return missing.length === 0 ? undefined : `networks need ${missing.join(' and ')}, which the host does not have`;
 }
@@ -142,11 +150,14 @@ function sentenceOf({ subject, state, mend }: Finding): string {
 }
 
 /** Everything that keeps containers from running here, with its mend; undefined when they can. */
-export function obstacles(facts: HostFacts): string | undefined {
-  const lines = judgeHost(facts)
+export function containerObstacle(facts: HostFacts): string | undefined {
+  const found = judgeHost(facts)
     .filter(({ severity }) => severity === 'error')
-    .map(({ subject, state, mend }) => `  ${subject}: ${state}${mend === undefined ? '' : `\n    mend: ${mend}`}`);
-  return lines.length === 0 ? undefined : lines.join('\n');
+    .map(({ subject, state, mend }) => {
+      const what = subject === 'privilege' ? state : `${subject}: ${state}`;
+      return mend === undefined ? what : `${what} (${mend})`;
+    });
+  return found.length === 0 ? undefined : found.join('; ');
 }
 
 /** What was asked for, else what the host has. */

@@ -24,6 +24,7 @@ import { createSpecBuilder } from './containers/spec-builder.ts';
 import { createConmonSupervisor } from './containers/supervisor-conmon.ts';
 import {
   chooseRuntime,
+  containerObstacle,
   describeEngine,
   type EngineDescription,
   type HostNames,
@@ -176,6 +177,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   const { config, directory, facts, log, now, randomId, version } = options;
   const { root, runDir, tag } = directory;
   const layerBackend = chooseLayerBackend(config.layerBackend, facts);
+  const obstacle = containerObstacle(facts);
   await using undo = new AsyncDisposableStack();
 
   const database = undo.use(
@@ -222,6 +224,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     database,
     directory: join(root, 'volumes'),
     runDirectory: join(runDir, 'volumes'),
+    obstacle,
     mounts,
     events,
     log: log.child({ component: 'volumes' }),
@@ -247,7 +250,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     conmon: facts.programs.conmon?.path ?? 'conmon',
     socat: facts.programs.socat?.path ?? 'socat',
   });
-  const obstacle = networkObstacle(facts);
+  const noNetworks = networkObstacle(facts);
   const aardvark = facts.programs['aardvark-dns']?.path;
   const networks = await openNetworks({
     tag,
@@ -256,7 +259,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     nft: createNft(facts.programs.nft?.path),
     dns: aardvark === undefined ? undefined : createDns({ program: aardvark, directory: join(runDir, 'dns') }),
     pools: poolsOf(config.addressPools, tag),
-    obstacle,
+    obstacle: noNetworks,
     publish: (action, { id, name, driver }, attributes) =>
       events.publish({ type: 'network', action, id, attributes: { ...attributes, name, type: driver } }),
     log: log.child({ component: 'networks' }),
@@ -265,6 +268,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   });
   undo.defer(() => networks.dispose());
   const containers: LocalContainers = createContainers({
+    obstacle,
     networks,
     images,
     snapshots: snapshotter,
@@ -281,7 +285,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
         capabilityMask: facts.capabilityMask,
         hasSeccomp: facts.hasSeccomp,
         thermalThrottlePaths: facts.thermalThrottlePaths,
-        runtimeNamespaces: [...(await runtime.namespaces())],
+        runtimeNamespaces: obstacle === undefined ? [...(await runtime.namespaces())] : [],
       },
       init: (facts.programs.catatonit ?? facts.programs['tini-static'] ?? facts.programs['docker-init'])?.path,
       cgroupParent,
@@ -354,7 +358,8 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     runtime: runtimeName,
     registries,
     osRelease: await readOsRelease(),
-    networkObstacle: obstacle,
+    containerObstacle: obstacle,
+    networkObstacle: noNetworks,
   });
   const owned = undo.move();
   const close = () => owned.disposeAsync();

@@ -1,6 +1,6 @@
 /**
- * The Engine API's socket: who speaks on it is root on this host, so it is for root and the group `berth` only. A
- * socket that a dead engine left is replaced, one that answers is not.
+ * The Engine API's socket: who speaks on it is root on this host, so it is for root and the group `berth` only, or for
+ * the user whose engine it is. A socket that a dead engine left is replaced, one that answers is not.
  */
 import { once } from 'node:events';
 import { chown, lstat, mkdir, readFile, unlink } from 'node:fs/promises';
@@ -26,12 +26,21 @@ export function parseListen(text: string): string {
   return path;
 }
 
+export interface ListenOptions {
+  /** For the engine's own user alone, without the group. */
+  readonly isPrivate?: boolean;
+}
+
 /** Disposing stops listening, cuts what is connected, and removes the socket. */
-export async function listen(server: Server, path: string): Promise<AsyncDisposable> {
-  await mkdir(dirname(path), { recursive: true, mode: 0o711 });
+export async function listen(
+  server: Server,
+  path: string,
+  { isPrivate = false }: ListenOptions = {},
+): Promise<AsyncDisposable> {
+  await mkdir(dirname(path), { recursive: true, mode: isPrivate ? 0o700 : 0o711 });
   await removeStale(path);
   // The mode must be right before the first client can connect. Node binds within this call.
-  const before = process.umask(0o117);
+  const before = process.umask(isPrivate ? 0o177 : 0o117);
   try {
     server.listen(path);
   } finally {
@@ -42,7 +51,7 @@ export async function listen(server: Server, path: string): Promise<AsyncDisposa
   } catch (cause) {
     throw new AppError('unavailable', `cannot listen on ${JSON.stringify(path)}: ${messageOf(cause)}`, { cause });
   }
-  const group = await groupId(GROUP);
+  const group = isPrivate ? undefined : await groupId(GROUP);
   if (group !== undefined) await chown(path, process.getuid?.() ?? 0, group);
   const { ino } = await lstat(path);
   return {

@@ -24,6 +24,8 @@ export interface StateDirectory extends Disposable {
 export interface StateDirectoryOptions {
   readonly root: string;
   readonly runDir: string;
+  /** Nobody else may enter: where no container needs a way in. */
+  readonly isPrivate?: boolean | undefined;
   /** For a new directory's tag. */
   readonly randomId: () => string;
 }
@@ -31,6 +33,7 @@ export interface StateDirectoryOptions {
 const TAG = /^[0-9a-z]{6}$/;
 /** Entered by id, never listed: bind mounts inside it are reached by containers that are not root. */
 const DIRECTORY_MODE = 0o711;
+const PRIVATE_MODE = 0o700;
 
 const LOCKED_BY = { who: 'engine', mend: 'give this one directories of its own (--root, --run-dir)' };
 
@@ -39,7 +42,7 @@ export async function openStateDirectory(options: StateDirectoryOptions): Promis
   const { root, runDir } = options;
   using undo = new DisposableStack();
   for (const path of new Set([root, runDir])) {
-    await makeDirectory(path);
+    await makeDirectory(path, options.isPrivate === true ? PRIVATE_MODE : DIRECTORY_MODE);
     undo.use(await lockDirectory(path, LOCKED_BY));
   }
   const tag = await readTag(join(root, 'instance'), options.randomId);
@@ -47,10 +50,10 @@ export async function openStateDirectory(options: StateDirectoryOptions): Promis
   return { root, runDir, tag, [Symbol.dispose]: () => owned.dispose() };
 }
 
-async function makeDirectory(path: string): Promise<void> {
+async function makeDirectory(path: string, mode: number): Promise<void> {
   try {
-    await mkdir(path, { recursive: true, mode: DIRECTORY_MODE });
-    await chmod(path, DIRECTORY_MODE);
+    await mkdir(path, { recursive: true, mode });
+    await chmod(path, mode);
   } catch (cause) {
     throw new AppError('unavailable', `cannot use directory ${JSON.stringify(path)}: ${messageOf(cause)}`, { cause });
   }

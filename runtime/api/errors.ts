@@ -42,7 +42,7 @@ export function answerOf(error: unknown): ErrorAnswer {
     return {
       status,
       body: detail === undefined ? { message, kind } : { message, kind, detail },
-      isFault: status >= 500,
+      isFault: status >= 500 && kind !== 'unsupported',
     };
   }
   return {

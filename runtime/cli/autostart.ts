@@ -1,7 +1,8 @@
 /**
  * Starts berthd when a command needs an engine and nothing listens on the default socket. It outlives the command and
- * the session: a transient systemd unit where systemd runs, else a session of its own (docs/adr/0015). Two commands at
- * once may both try; berthd's lock on its state directory lets one win, and both wait for the same socket.
+ * the session: a transient systemd unit where systemd runs, else a session of its own (docs/adr/0015). A user's own
+ * engine has no containers that the end of the session could hurt, and needs no unit. Two commands at once may both
+ * try; berthd's lock on its state directory lets one win, and both wait for the same socket.
  */
 import { spawn } from 'node:child_process';
 import { access, mkdir, open, readFile } from 'node:fs/promises';
@@ -10,6 +11,7 @@ import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { AppError } from '../../shared/errors.ts';
+import { ownPrivilege } from '../../shared/privilege.ts';
 import { say } from './output.ts';
 
 const START_MS = 20_000;
@@ -32,17 +34,20 @@ export function listens(socketPath: string): Promise<boolean> {
 /** Brings an engine up on the default socket, and says so. @throws AppError 'unavailable' with what berthd said */
 export async function startEngine(socketPath: string): Promise<void> {
   const runDir = dirname(socketPath);
-  await mkdir(runDir, { recursive: true, mode: 0o711 });
+  const isHosts = ownPrivilege() === 'full';
+  await mkdir(runDir, { recursive: true, mode: isHosts ? 0o711 : 0o700 });
   const logPath = join(runDir, 'berthd.log');
   const daemon = fileURLToPath(new URL('../daemon.ts', import.meta.url));
   const command = [process.execPath, daemon, '--run-dir', runDir, '--listen', `unix://${socketPath}`];
   say(`berth: no engine runs; starting berthd (log: ${logPath})`);
   await using log = await open(logPath, 'a', 0o600);
   const from = (await log.stat()).size;
-  const underSystemd = await access('/run/systemd/system').then(
-    () => true,
-    () => false,
-  );
+  const underSystemd =
+    isHosts &&
+    (await access('/run/systemd/system').then(
+      () => true,
+      () => false,
+    ));
   const [program = '', ...args] = underSystemd
     ? [
         'systemd-run',

@@ -1,33 +1,34 @@
 /** Which engine a command talks to: BERTH_HOST, then DOCKER_HOST, then the default socket. Pure. */
+import type { EnginePlace } from '../../shared/engine-place.ts';
 import { AppError } from '../../shared/errors.ts';
 
 export type EngineHost =
-  | { readonly kind: 'unix'; readonly path: string; readonly isDefault: boolean }
+  | { readonly kind: 'unix'; readonly path: string; readonly isStartable: boolean }
   | { readonly kind: 'tcp'; readonly host: string; readonly port: number };
+
+/** The engine that commands talk to when nobody says otherwise. */
+export interface DefaultEngine extends Pick<EnginePlace, 'socketPath' | 'claim'> {
+  /** It is this user's to start. */
+  readonly isOwn: boolean;
+}
 
 export interface HostSources {
   /** `--host` on the command line. */
   readonly flag?: string | undefined;
   readonly env: Readonly<Record<string, string | undefined>>;
-  /** 0 = root. */
-  readonly uid: number;
-}
-
-/** Where berthd listens when nobody says otherwise; without root below $XDG_RUNTIME_DIR. */
-export function defaultSocket({ env, uid }: Pick<HostSources, 'env' | 'uid'>): string {
-  if (uid === 0) return '/run/berth/berth.sock';
-  return `${env.XDG_RUNTIME_DIR ?? `/run/user/${uid}`}/berth/berth.sock`;
+  readonly default: DefaultEngine;
 }
 
 /** @throws AppError 'invalid', 'unsupported' */
 export function engineHost(sources: HostSources): EngineHost {
+  const { socketPath, isOwn } = sources.default;
   const text = sources.flag ?? sources.env.BERTH_HOST ?? sources.env.DOCKER_HOST;
-  if (text === undefined || text === '') return { kind: 'unix', path: defaultSocket(sources), isDefault: true };
+  if (text === undefined || text === '') return { kind: 'unix', path: socketPath, isStartable: isOwn };
   if (text.startsWith('unix://')) {
     const path = text.slice('unix://'.length);
     if (!path.startsWith('/'))
       throw new AppError('invalid', `cannot use host ${JSON.stringify(text)}: the socket path must be absolute`);
-    return { kind: 'unix', path, isDefault: path === defaultSocket(sources) };
+    return { kind: 'unix', path, isStartable: isOwn && path === socketPath };
   }
   const tcp = /^tcp:\/\/(\[[0-9a-fA-F:]+\]|[^:/]+):(\d{1,5})$/.exec(text);
   if (tcp !== null) {

@@ -2,11 +2,14 @@
  * `berth`: one more client of the Docker Engine API. Data on stdout, talk on stderr; errors are one line, with their
  * causes under --debug. Exit codes are docker's.
  */
-import { homedir } from 'node:os';
+import { accessSync, constants } from 'node:fs';
 import { Command, CommanderError } from 'commander';
+import { enginePlace, HOST_PLACE, homeDirectory } from '../../shared/engine-place.ts';
 import { AppError, hasCode, messageOf } from '../../shared/errors.ts';
+import { ownPrivilege } from '../../shared/privilege.ts';
 import { buildProgram } from './commands.ts';
 import type { Act } from './declare/group.ts';
+import type { DefaultEngine } from './host.ts';
 import { ExitError, openSession, type Session } from './session.ts';
 import { CLIENT_VERSION } from './version.ts';
 
@@ -35,8 +38,9 @@ async function main(argv: readonly string[]): Promise<number> {
       session = openSession({
         host: program.opts<{ host?: string }>().host,
         env: process.env,
-        uid: process.getuid?.() ?? 0,
-        home: homedir(),
+        uid: uidOf(),
+        defaultEngine: defaultEngine(),
+        home: homeDirectory(process.env),
         now: Date.now,
       });
       await work(session, ...(args as never[]));
@@ -50,6 +54,22 @@ async function main(argv: readonly string[]): Promise<number> {
       debug: program.opts<{ debug?: boolean }>().debug === true,
       running: ['run', 'create'].includes(program.args[0] ?? ''),
     });
+  }
+}
+
+function uidOf(): number {
+  return process.geteuid?.() ?? 0;
+}
+
+/** The host's own engine for everybody who may use it, else this user's. */
+function defaultEngine(): DefaultEngine {
+  const own = enginePlace({ privilege: ownPrivilege(), uid: uidOf(), env: process.env });
+  if (own.socketPath === HOST_PLACE.socketPath) return { ...own, isOwn: true };
+  try {
+    accessSync(HOST_PLACE.socketPath, constants.W_OK);
+    return { ...HOST_PLACE, isOwn: false };
+  } catch {
+    return { ...own, isOwn: true };
   }
 }
 

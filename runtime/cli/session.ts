@@ -1,9 +1,10 @@
 /** What a command works with: the engine (started when it is the default one and absent), the environment, exits. */
 import { join } from 'node:path';
 import type { CredentialStore } from '../../shared/credentials.ts';
+import { claimDirectory } from '../../shared/engine-place.ts';
 import { AppError, isKind } from '../../shared/errors.ts';
 import { type CallOptions, createEngineClient, type EngineClient } from './client.ts';
-import { engineHost } from './host.ts';
+import { type DefaultEngine, engineHost } from './host.ts';
 
 export interface Session {
   readonly env: Readonly<Record<string, string | undefined>>;
@@ -21,12 +22,16 @@ export interface SessionOptions {
   readonly host?: string | undefined;
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly uid: number;
+  readonly defaultEngine: DefaultEngine;
   readonly home: string;
   readonly now: () => number;
 }
 
 export function openSession(options: SessionOptions): Session {
-  const host = engineHost({ flag: options.host, env: options.env, uid: options.uid });
+  const { claim } = options.defaultEngine;
+  const host = engineHost({ flag: options.host, env: options.env, default: options.defaultEngine });
+  // Before anything is said to whoever answers there.
+  if (host.kind === 'unix' && claim !== undefined && host.path.startsWith(claim)) claimDirectory(claim, options.uid);
   const client = createEngineClient(host);
 
   /** Nothing was sent when the connection failed, so the request can be made again. */
@@ -38,7 +43,7 @@ export function openSession(options: SessionOptions): Session {
         !isKind(error, 'unavailable') ||
         error.cause === undefined ||
         host.kind !== 'unix' ||
-        !host.isDefault ||
+        !host.isStartable ||
         options?.body !== undefined
       )
         throw error;

@@ -90,6 +90,8 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
 
   const create = async (request: CreateRequest, options: CreateOptions = {}): Promise<Created> => {
     const reference = request.config.Image;
+    // Before the image is looked for: nobody should pull one first, and in vain.
+    if (ports.obstacle !== undefined) throw new AppError('unsupported', `cannot run a container: ${ports.obstacle}`);
     if (reference === '') throw new AppError('invalid', 'no command specified');
     const id = ports.randomId();
     const name = takeName(options.name, id);
@@ -279,7 +281,8 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
     );
     await ports.networks.reconcile(new Set(alive.map(({ id }) => id)));
     const valid = new Set(byId.keys());
-    await ports.supervisor.sweep(valid);
+    // Where no container can run there may be no runtime to ask.
+    if (ports.obstacle === undefined) await ports.supervisor.sweep(valid);
     await ports.snapshots.sweep(valid);
     await ports.volumes.sweep();
     await sweepDirectories(valid);

@@ -288,6 +288,7 @@ export class LiveContainer {
 
   /** Its files, mounted at least until this is disposed; it may start, end or go away meanwhile. */
   async openFiles(): Promise<OpenFiles> {
+    this.#mustBeAbleTo('reach the files of');
     await using undo = new AsyncDisposableStack();
     const volumes = undo.use(await this.#ports.volumes.open(volumeParts(this.#record)));
     const view = {
@@ -425,7 +426,15 @@ export class LiveContainer {
     });
   }
 
+  /** @throws AppError 'unsupported' where nothing can be mounted or run */
+  #mustBeAbleTo(action: string): void {
+    const { obstacle } = this.#ports;
+    if (obstacle !== undefined)
+      throw new AppError('unsupported', `cannot ${action} container ${JSON.stringify(this.name)}: ${obstacle}`);
+  }
+
   async #launch(options: Cancelable): Promise<void> {
+    this.#mustBeAbleTo('start');
     await this.#teardown;
     let supervised: Supervised;
     try {

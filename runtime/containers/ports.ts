@@ -18,6 +18,8 @@ import type { NamespaceSource } from './spec.ts';
 import type { ContainerSupervisor } from './supervisor.ts';
 
 export interface ContainerPorts extends VolumePorts {
+  /** Why no container can run on this host; undefined when they can. */
+  readonly obstacle?: string | undefined;
   readonly images: Pick<Images, 'resolve' | 'lease'>;
   readonly snapshots: Snapshotter;
   readonly supervisor: ContainerSupervisor;

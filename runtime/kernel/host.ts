@@ -1,10 +1,11 @@
 /**
  * What this machine can do. `inspectHost` looks (it changes nothing), `judgeHost` says what that means for the engine
- * and how to mend what is missing: `info` prints it, and a start that cannot work ends with it.
+ * and how to mend what is missing: `info` prints it, and whatever needs a container that cannot run fails with it.
  */
 import { constants } from 'node:fs';
 import { access, readFile } from 'node:fs/promises';
 import { AppError, isKind } from '../../shared/errors.ts';
+import { ownPrivilege, type Privilege } from '../../shared/privilege.ts';
 import { type CgroupLayout, cgroupLayout } from './cgroups.ts';
 import { runCommand } from './command.ts';
 import { parseMountinfo } from './mount.ts';
@@ -39,7 +40,7 @@ export interface HostFacts {
   /** uname -r */
   readonly kernel: string;
   readonly architecture: NodeJS.Architecture;
-  readonly isRoot: boolean;
+  readonly privilege: Privilege;
   readonly cpuCount: number;
   readonly memoryBytes: number;
   /** In /proc/filesystems now, a module that mounting will load, or neither. */
@@ -65,7 +66,7 @@ export type FilesystemSupport = 'present' | 'loadable' | 'absent';
 export interface Finding {
   /** What it is about, for example `conmon`. */
   readonly subject: string;
-  /** error: nothing runs. warning: something works worse or not at all. note: good to know. */
+  /** error: no container runs. warning: something works worse or not at all. note: good to know. */
   readonly severity: 'ok' | 'note' | 'warning' | 'error';
   readonly state: string;
   /** What the administrator can do. */
@@ -75,12 +76,11 @@ export interface Finding {
 export interface InspectOptions {
   readonly kernel: string;
   readonly architecture: NodeJS.Architecture;
-  readonly isRoot: boolean;
   readonly cpuCount: number;
   readonly memoryBytes: number;
 }
 
-/** Options are what the process knows of itself: os.release(), process.arch, getuid() and so on. */
+/** Options are what the process knows of itself: os.release(), process.arch and so on. */
 export async function inspectHost(options: InspectOptions): Promise<HostFacts> {
   const [erofs, overlay, cgroups, hasSeccomp, apparmor, userNamespaces, status, thermalThrottlePaths, programs] =
     await Promise.all([
@@ -97,7 +97,7 @@ export async function inspectHost(options: InspectOptions): Promise<HostFacts> {
   return {
     kernel: options.kernel,
     architecture: options.architecture,
-    isRoot: options.isRoot,
+    privilege: ownPrivilege(),
     cpuCount: options.cpuCount,
     memoryBytes: options.memoryBytes,
     filesystems: { erofs, overlay },
@@ -125,7 +125,8 @@ export function imageMounting({ kernel, filesystems, programs }: HostFacts): 'fi
 
 /** How layers are shown to containers. @throws AppError 'unsupported' for images that this kernel cannot mount */
 export function chooseLayerBackend(asked: 'auto' | 'erofs' | 'directory', facts: HostFacts): 'erofs' | 'directory' {
-  const canMount = imageMounting(facts) !== 'none';
+  // Where nothing is mounted, images are only written and read, which needs nothing of the kernel.
+  const canMount = facts.privilege !== 'full' || imageMounting(facts) !== 'none';
   if (asked === 'erofs' && !canMount)
     throw new AppError(
       'unsupported',
@@ -135,8 +136,9 @@ export function chooseLayerBackend(asked: 'auto' | 'erofs' | 'directory', facts:
   return canMount ? 'erofs' : 'directory';
 }
 
-/** Pure. One finding per subject, always in the same order. */
+/** Pure. One finding per subject, always in the same order. Without privilege nothing else of the host matters. */
 export function judgeHost(facts: HostFacts): readonly Finding[] {
+  if (facts.privilege !== 'full') return [judgePrivilege(facts)];
   return [
     judgePrivilege(facts),
     judgeKernel(facts),
@@ -159,13 +161,29 @@ export function judgeHost(facts: HostFacts): readonly Finding[] {
   ];
 }
 
-function judgePrivilege({ isRoot }: HostFacts): Finding {
-  if (isRoot) return { subject: 'privilege', severity: 'ok', state: 'root' };
+const NO_PRIVILEGE: Readonly<Record<Exclude<Privilege, 'full'>, Pick<Finding, 'state' | 'mend'>>> = {
+  user: {
+    state: 'berthd runs as an ordinary user, without CAP_SYS_ADMIN',
+    mend: 'to run containers, start berthd as root of the host',
+  },
+  confined: {
+    state: 'berthd runs as root without CAP_SYS_ADMIN, as in a container',
+    mend: 'to run containers, start berthd on the host, or in a privileged container',
+  },
+  namespace: {
+    state: 'berthd runs as root of a user namespace, which may not mount layers',
+    mend: 'to run containers, start berthd as root of the host',
+  },
+};
+
+function judgePrivilege({ privilege }: HostFacts): Finding {
+  if (privilege === 'full') return { subject: 'privilege', severity: 'ok', state: 'root' };
+  const { state, mend } = NO_PRIVILEGE[privilege];
   return {
     subject: 'privilege',
-    severity: 'warning',
-    state: 'not root: images can be pulled, pushed and saved, but nothing can be mounted or run',
-    mend: 'run berthd as root',
+    severity: 'error',
+    state: `${state}: it keeps, pulls and pushes images, and runs no containers`,
+    mend,
   };
 }
 

@@ -33,6 +33,8 @@ export interface VolumesOptions {
   readonly directory: string;
   /** `<run>/volumes`. */
   readonly runDirectory: string;
+  /** Why no container can use a volume here; undefined when they can. */
+  readonly obstacle?: string | undefined;
   readonly mounts: Pick<Mounts, 'mountBind' | 'mountDevice' | 'unmount' | 'list'>;
   readonly events: Pick<EventLog, 'publish'>;
   readonly log: Log;
@@ -305,6 +307,8 @@ class LocalVolumes implements Volumes {
     const { driver = '', labels = {}, options = {} } = request;
     const isAnonymous = request.name === undefined || request.name === '';
     const name = isAnonymous ? this.#options.randomId() : (request.name ?? '');
+    if (this.#options.obstacle !== undefined)
+      throw new AppError('unsupported', `create ${name}: no container can use it: ${this.#options.obstacle}`);
     checkVolumeDriver(driver);
     checkVolumeName(name);
     try {

@@ -58,7 +58,6 @@ it('finds what this machine can do, and nothing that forbids running containers'
   const facts = await inspectHost({
     kernel: (await readFile('/proc/sys/kernel/osrelease', 'utf8')).trim(),
     architecture: process.arch,
-    isRoot: true,
     cpuCount: 1,
     memoryBytes: 1,
   });

@@ -33,7 +33,6 @@ async function inside(
   const facts = await inspectHost({
     kernel: (await run('uname', ['-r'])).stdout.trim(),
     architecture: process.arch,
-    isRoot: true,
     cpuCount: 2,
     memoryBytes: 1,
   });

@@ -8,7 +8,7 @@ const program = { path: '/usr/bin/x', version: '1.0' };
 const good: HostFacts = {
   kernel: '6.18.4-amd64',
   architecture: 'x64',
-  isRoot: true,
+  privilege: 'full',
   cpuCount: 2,
   memoryBytes: 4e9,
   filesystems: { erofs: 'present', overlay: 'present' },
@@ -44,7 +44,9 @@ describe('judging a host', () => {
   });
 
   it.each<[string, Partial<HostFacts>, string, string, RegExp]>([
-    ['no root', { isRoot: false }, 'privilege', 'warning', /as root/],
+    ['no root', { privilege: 'user' }, 'privilege', 'error', /as root of the host/],
+    ['the root of a container', { privilege: 'confined' }, 'privilege', 'error', /privileged container/],
+    ['the root of a user namespace', { privilege: 'namespace' }, 'privilege', 'error', /as root of the host/],
     ['no overlayfs', { filesystems: { erofs: 'present', overlay: 'absent' } }, 'overlay', 'error', /modprobe overlay/],
     ['no EROFS', { filesystems: { erofs: 'absent', overlay: 'present' } }, 'layer images', 'note', /modprobe erofs/],
     ['an old kernel', { kernel: '6.1.0-38-amd64' }, 'layer images', 'note', /6\.12/],

@@ -13,21 +13,23 @@ import { copyOutput } from '../../../runtime/cli/streams.ts';
 import { CLIENT_VERSION } from '../../../runtime/cli/version.ts';
 
 describe('the engine to talk to', () => {
+  const own = { socketPath: '/run/x.sock', claim: undefined, isOwn: true };
   it('is BERTH_HOST, then DOCKER_HOST, then the default socket', () => {
     const env = { BERTH_HOST: 'unix:///a', DOCKER_HOST: 'unix:///b' };
-    expect(engineHost({ env, uid: 0 })).toEqual({ kind: 'unix', path: '/a', isDefault: false });
-    expect(engineHost({ env: { DOCKER_HOST: 'tcp://[::1]:2375' }, uid: 0 })).toEqual({
+    expect(engineHost({ env, default: own })).toEqual({ kind: 'unix', path: '/a', isStartable: false });
+    expect(engineHost({ env: { DOCKER_HOST: 'tcp://[::1]:2375' }, default: own })).toEqual({
       kind: 'tcp',
       host: '::1',
       port: 2375,
     });
-    expect(engineHost({ env: {}, uid: 0 })).toEqual({ kind: 'unix', path: '/run/berth/berth.sock', isDefault: true });
-    expect(engineHost({ env: { XDG_RUNTIME_DIR: '/run/user/7' }, uid: 7 })).toMatchObject({
-      path: '/run/user/7/berth/berth.sock',
+    expect(engineHost({ env: {}, default: own })).toEqual({ kind: 'unix', path: '/run/x.sock', isStartable: true });
+    expect(engineHost({ env: { DOCKER_HOST: 'unix:///run/x.sock' }, default: own })).toMatchObject({
+      isStartable: true,
     });
+    expect(engineHost({ env: {}, default: { ...own, isOwn: false } })).toMatchObject({ isStartable: false });
   });
   it.each(['ssh://host', 'unix://relative', 'nonsense'])('refuses %s', (flag) => {
-    expect(() => engineHost({ flag, env: {}, uid: 0 })).toThrow(/cannot use host/);
+    expect(() => engineHost({ flag, env: {}, default: own })).toThrow(/cannot use host/);
   });
 });
 
