@@ -61,6 +61,23 @@ import { VOLUME_MIGRATIONS, type VolumeTables } from './volumes/tables.ts';
 import type { Volumes } from './volumes/volumes.ts';
 import { openVolumes } from './volumes/volumes-local.ts';
 
+export type {
+  BuildEvent,
+  BuildFailure,
+  BuildRequest,
+  BuildResult,
+  BuildStep,
+  Builds,
+  BuildWarning,
+  BuiltImage,
+  CachePruneFilter,
+  CacheRecord,
+  CacheSource,
+  CacheTarget,
+  NamedContext,
+  RunOptions,
+} from './build/builds.ts';
+export type { BuildContext, ContextDelta, ContextEntry, Contexts } from './build/context.ts';
 export type { ContainerArchives } from './containers/archives.ts';
 export type {
   ContainerRecord,

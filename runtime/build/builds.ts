@@ -172,6 +172,8 @@ export interface BuildFailure {
   readonly line: number;
   /** Of the command, when one failed. */
   readonly exitCode?: number | undefined;
+  /** That command with its shell, words joined by spaces: `/bin/sh -c npm ci`. */
+  readonly command?: string | undefined;
 }
 
 export interface BuiltImage {
@@ -225,6 +227,8 @@ export interface CachePruneFilter {
   readonly unusedSince?: Date | undefined;
   /** Stop once the cache has no more than this. */
   readonly keepBytes?: number | undefined;
+  /** Stop once the disk has this much free, too; alone it is the only reason to remove anything. */
+  readonly minFreeBytes?: number | undefined;
   readonly kinds?: readonly string[] | undefined;
   readonly ids?: readonly string[] | undefined;
   /** Tell what would go, and do nothing. */

@@ -30,6 +30,13 @@ export interface ContextEntry {
 export interface Contexts {
   /** A whole context as a tar, plain or compressed (gzip, zstd, bzip2, xz). @throws AppError 'invalid', 'too-large' */
   receive(tar: Readable, options?: Cancelable): Promise<BuildContext>;
+  /**
+   * What a URL has: a git repository (`URL#ref:directory`), an archive, or the text of a Dockerfile, which is then the
+   * only file and called `Dockerfile`. @throws AppError 'invalid', 'not-found', 'too-large', 'unavailable'
+   */
+  fetch(url: string, options?: Cancelable): Promise<BuildContext>;
+  /** The same files but for these; a path that is not there is none of them. Disposing it leaves the other as it is. */
+  without(context: BuildContext, paths: readonly string[]): Promise<BuildContext>;
   /** The context of no files. */
   empty(): Promise<BuildContext>;
   /**
