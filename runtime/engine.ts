@@ -103,6 +103,7 @@ export type {
   WaitCondition,
 } from './containers/containers.ts';
 export type { PathStat } from './containers/files.ts';
+export { hostLinks } from './containers/links.ts';
 export type { ContainerConfig, EndpointRequest, HostConfig } from './containers/request.ts';
 export {
   parseCommitRequest,

@@ -12,6 +12,7 @@ import {
   endedOf,
   exitCodeOf,
   type HostConfig,
+  hostLinks,
   isAlive,
   type MountPoint,
   resting,
@@ -80,7 +81,7 @@ export function containerDetailsJson(details: ContainerDetails, manifest?: Descr
     ProcessLabel: '',
     AppArmorProfile: '',
     ExecIDs: orNull(details.execIds),
-    HostConfig: hostConfigJson(record.hostConfig),
+    HostConfig: hostConfigJson(record.hostConfig, record.name),
     GraphDriver: { Data: null, Name: 'overlayfs' },
     ...sizeJson(size),
     Mounts: record.mounts.filter(isListed).map(mountJson),
@@ -155,7 +156,7 @@ function configJson(config: ContainerConfig): Record<string, unknown> {
   };
 }
 
-function hostConfigJson(host: HostConfig): Record<string, unknown> {
+function hostConfigJson(host: HostConfig, name: string): Record<string, unknown> {
   return {
     ...host,
     Binds: orNull(host.Binds),
@@ -174,7 +175,8 @@ function hostConfigJson(host: HostConfig): Record<string, unknown> {
     DnsSearch: orNull(host.DnsSearch),
     ExtraHosts: orNull(host.ExtraHosts),
     GroupAdd: orNull(host.GroupAdd),
-    Links: orNull(host.Links),
+    // Links of other networks are theirs.
+    Links: orNull(hostLinks(host).map(({ target, alias }) => `/${target}:/${name}/${alias}`)),
     SecurityOpt: orNull(host.SecurityOpt),
     BlkioWeightDevice: orNull(host.BlkioWeightDevice),
     BlkioDeviceReadBps: orNull(host.BlkioDeviceReadBps),

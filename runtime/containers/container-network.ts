@@ -7,6 +7,15 @@ import type { OpenSandbox, SandboxState } from '../networks/networks.ts';
 import type { ContainerRecord } from './container.ts';
 import type { Connection } from './containers.ts';
 import { etcFilesOf } from './etc-files.ts';
+import {
+  hasLinks,
+  hostLinkLines,
+  hostLinks,
+  type LinkedContainer,
+  linkVariables,
+  mustBeLinkable,
+  networkLinkLines,
+} from './links.ts';
 import { joinedContainer, networkKindOf, sandboxRequestOf } from './networking.ts';
 import type { ContainerNetworks, EtcPaths, SpecNetwork } from './ports.ts';
 import type { EndpointRequest } from './request.ts';
@@ -15,6 +24,10 @@ export interface NetworkPorts {
   readonly networks: ContainerNetworks;
   readonly pidOf: (name: string) => number;
   readonly etcOf: (name: string) => EtcPaths;
+  /** @throws AppError 'not-found' */
+  readonly recordOf: (name: string) => ContainerRecord;
+  /** Others may have to be told where it is now. */
+  readonly onMoved: () => void;
 }
 
 /** Where systemd-resolved writes whom it asks itself. */
@@ -24,6 +37,7 @@ export class ContainerNetwork {
   readonly #ports: NetworkPorts;
   readonly #record: () => ContainerRecord;
   readonly #ownEtc: EtcPaths;
+  #written: Promise<void> = Promise.resolve();
 
   constructor(record: () => ContainerRecord, ownEtc: EtcPaths, ports: NetworkPorts) {
     this.#record = record;
@@ -66,8 +80,10 @@ export class ContainerNetwork {
       if (joinedContainer(record.hostConfig) === undefined) await this.#writeEtc(undefined);
       return this.spec();
     }
+    for (const linked of this.#linked()) mustBeLinkable(record.name, linked);
     const sandbox = await this.#ports.networks.open(sandboxRequestOf(record));
     await Promise.all([this.#writeEtc(sandbox), sandbox.ready]);
+    this.#ports.onMoved();
     return { namespace: { kind: 'path', path: sandbox.path }, sysctls: sandbox.sysctls };
   }
 
@@ -89,20 +105,64 @@ export class ContainerNetwork {
     await this.#writeEtc(await this.#ports.networks.open(sandboxRequestOf(record)));
   }
 
-  close(): Promise<void> {
-    return this.#ports.networks.close(this.#record().id);
+  /** Containers that it is linked to in the default network; one that is gone is not among them. */
+  #linked(): readonly LinkedContainer[] {
+    const members = () => this.#ports.networks.inspect('bridge').members;
+    return hostLinks(this.#record().hostConfig).flatMap(({ target, alias }) => {
+      try {
+        const record = this.#ports.recordOf(target);
+        return [{ alias, record, endpoint: members().get(record.id)?.endpoint }];
+      } catch {
+        return [];
+      }
+    });
+  }
+
+  /** What links add to the environment. */
+  get variables(): readonly string[] {
+    return linkVariables(this.#record().name, this.#linked());
+  }
+
+  /** Somebody has come or gone. */
+  async followLinks(): Promise<void> {
+    if (hasLinks(this.#record())) await this.refresh();
+  }
+
+  async close(): Promise<void> {
+    const had = this.sandbox !== undefined;
+    await this.#ports.networks.close(this.#record().id);
+    if (had) this.#ports.onMoved();
   }
 
   async connect(network: string, endpoints: Readonly<Record<string, EndpointRequest>>): Promise<void> {
     if (this.sandbox === undefined) return;
     await this.#ports.networks.connect(sandboxRequestOf({ ...this.#record(), endpoints }), network);
+    this.#ports.onMoved();
   }
 
   async disconnect(network: string): Promise<void> {
-    if (this.sandbox !== undefined) await this.#ports.networks.disconnect(this.#record().id, network);
+    if (this.sandbox === undefined) return;
+    await this.#ports.networks.disconnect(this.#record().id, network);
+    this.#ports.onMoved();
   }
 
-  async #writeEtc(sandbox: OpenSandbox | undefined): Promise<void> {
+  #linkLines(): readonly string[] {
+    const inNetworks = Object.entries(this.#record().endpoints).flatMap(([network, { Links }]) => {
+      if (Links.length === 0 || network === 'bridge') return [];
+      const members = [...this.#ports.networks.inspect(network).members.values()].map(({ endpoint }) => endpoint);
+      return networkLinkLines(Links, members);
+    });
+    return [...hostLinkLines(this.#linked()), ...inNetworks];
+  }
+
+  /** One after the other: each writes what is true when its turn comes. */
+  #writeEtc(sandbox: OpenSandbox | undefined): Promise<void> {
+    const turn = this.#written.then(() => this.#writeEtcNow(sandbox));
+    this.#written = turn.catch(() => {});
+    return turn;
+  }
+
+  async #writeEtcNow(sandbox: OpenSandbox | undefined): Promise<void> {
     const { config, hostConfig } = this.#record();
     const isHost = networkKindOf(hostConfig) === 'host';
     const [hosts = '', resolvConf = ''] = await Promise.all([
@@ -117,6 +177,7 @@ export class ContainerNetwork {
       dnsSearch: hostConfig.DnsSearch,
       dnsOptions: hostConfig.DnsOptions,
       network: isHost ? 'host' : 'private',
+      linked: sandbox === undefined ? [] : this.#linkLines(),
       addresses:
         sandbox?.endpoints.flatMap(({ ipv4, ipv6 }) => [ipv4, ipv6].flatMap((lease) => lease?.address ?? [])) ?? [],
       nameservers: sandbox?.nameservers ?? [],

@@ -6,7 +6,7 @@
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Digest } from '../../shared/digest.ts';
-import { AppError } from '../../shared/errors.ts';
+import { AppError, messageOf } from '../../shared/errors.ts';
 import type { ImageUse, ImageUsers } from '../images/images.ts';
 import { type ContainerRecord, isAlive } from './container.ts';
 import { createContainerStore } from './container-store.ts';
@@ -23,6 +23,7 @@ import type {
 import { planContainer } from './create.ts';
 import { Execs } from './exec.ts';
 import { HealthMonitor } from './health.ts';
+import { hostLinks } from './links.ts';
 import { checkFilters, isListed, isPrunable, matchesFilters } from './list.ts';
 import { LiveContainer, type LivePorts, type OpenFiles } from './live-container.ts';
 import { generateName, nameConflict, parseName, resolveName } from './names.ts';
@@ -61,6 +62,13 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
       throw new AppError('conflict', `cannot join container ${JSON.stringify(record.name)}: it is not running`);
     },
     etcOf: (name) => find(name).etcPaths,
+    recordOf: (name) => find(name).record,
+    onMoved() {
+      for (const container of byId.values())
+        container.followLinks().catch((error) => {
+          ports.log.warn('the links of a container could not be followed', { containerId: container.id, error });
+        });
+    },
     onRemoved(container) {
       byId.delete(container.id);
       idByName.delete(container.name);
@@ -86,6 +94,15 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
     return name;
   };
 
+  /** @throws AppError 'invalid' with Docker's words: 'not-found' would be the image */
+  const mustExist = (target: string): void => {
+    try {
+      find(target);
+    } catch (error) {
+      throw new AppError('invalid', `could not get container for ${target}: ${messageOf(error)}`, { cause: error });
+    }
+  };
+
   const networkName = (name: string): string => ports.networks.inspect(name).record.name;
 
   const create = async (request: CreateRequest, options: CreateOptions = {}): Promise<Created> => {
@@ -105,6 +122,7 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
         host: ports.host,
         mountsOf: (container) => find(container).record.mounts,
       });
+      for (const { target } of hostLinks(plan.hostConfig)) mustExist(target);
       await using undo = new AsyncDisposableStack();
       const mounts = await claimVolumes(ports, mountPlan, { id, chain: image.chain });
       undo.defer(() => releaseVolumes(ports, { id, mounts }, { anonymous: true }));
@@ -204,6 +222,7 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
     try {
       await container.update({ name: wanted });
       await ports.networks.rename(container.id, wanted);
+      livePorts.onMoved();
     } catch (error) {
       idByName.delete(wanted);
       throw error;

@@ -11,6 +11,8 @@ export interface EtcFilesRequest {
   readonly dnsSearch: readonly string[];
   readonly dnsOptions: readonly string[];
   readonly network: 'private' | 'host';
+  /** Whole lines for containers that it is linked to. */
+  readonly linked: readonly string[];
   /** Its own, in all its networks. */
   readonly addresses: readonly string[];
   /** Who knows the names of its networks; asked instead of the host's resolvers. */
@@ -53,7 +55,7 @@ export function etcFilesOf(request: EtcFilesRequest): EtcFiles {
   const hosts =
     request.network === 'host'
       ? `${request.host.hosts.trimEnd()}\n${extra.map((line) => `${line}\n`).join('')}`
-      : `${[...LOCAL_HOSTS, ...extra, ...self].join('\n')}\n`;
+      : `${[...LOCAL_HOSTS, ...extra, ...request.linked, ...self].join('\n')}\n`;
   return { hostname: `${request.hostname}\n`, hosts, resolvConf: resolvConfOf(request) };
 }
 

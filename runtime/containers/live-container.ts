@@ -47,6 +47,9 @@ export interface LivePorts extends ContainerPorts {
   readonly store: ContainerStore;
   readonly pidOf: (name: string) => number;
   readonly etcOf: (name: string) => EtcPaths;
+  readonly recordOf: (name: string) => ContainerRecord;
+  /** The addresses of some container have changed. */
+  readonly onMoved: () => void;
   /** Its name is free and its id unknown from now on. */
   readonly onRemoved: (container: LiveContainer) => void;
   /** A run has begun, or was found again. */
@@ -128,7 +131,14 @@ export class LiveContainer {
   execProcess(request: ExecRequest): Promise<string> {
     const { spec, pidOf } = this.#ports;
     const network = this.#network.spec();
-    return spec.process({ record: this.#record, rootfs: this.#rootfs, etc: this.etcPaths, network, pidOf, request });
+    return spec.process({
+      record: this.#linkedRecord(),
+      rootfs: this.#rootfs,
+      etc: this.etcPaths,
+      network,
+      pidOf,
+      request,
+    });
   }
   get output(): Pick<ContainerOutput, 'path' | 'diskBytes'> {
     return this.#output;
@@ -239,6 +249,11 @@ export class LiveContainer {
       await this.#network.disconnect(network);
       await this.#keepEndpoints(endpoints);
     });
+  }
+
+  /** Somebody that it may be linked to has come or gone. */
+  followLinks(): Promise<void> {
+    return this.#network.followLinks();
   }
 
   async #keepEndpoints(endpoints: ContainerRecord['endpoints']): Promise<void> {
@@ -483,9 +498,15 @@ export class LiveContainer {
       this.#makeBindSources(),
     ]);
     this.#rootfs = rootfs;
-    const record = { ...this.#record, mounts: withSources(this.#record.mounts, volumeSources) };
+    const record = { ...this.#linkedRecord(), mounts: withSources(this.#record.mounts, volumeSources) };
     const config = await spec.container({ record, rootfs, etc: this.etcPaths, network, pidOf });
     await writeFile(join(this.#bundle, 'config.json'), config, { mode: 0o600 });
+  }
+
+  /** With what links add to its environment. */
+  #linkedRecord(): ContainerRecord {
+    const { config } = this.#record;
+    return { ...this.#record, config: { ...config, Env: [...this.#network.variables, ...config.Env] } };
   }
 
   #launchRequest(log: ContainerLog): LaunchRequest {

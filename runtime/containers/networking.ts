@@ -3,6 +3,7 @@ import { isIP } from 'node:net';
 import { AppError } from '../../shared/errors.ts';
 import type { EndpointWish, PortProtocol, PortWish, SandboxRequest } from '../networks/networks.ts';
 import type { ContainerRecord } from './container.ts';
+import { parseLink } from './links.ts';
 import { type ContainerConfig, type EndpointRequest, type HostConfig, saysSomething } from './request.ts';
 
 type Endpoints = Readonly<Record<string, EndpointRequest>>;
@@ -42,6 +43,11 @@ export function planEndpoints(
     MacAddress: '',
   };
   if (kind !== 'networks') {
+    if (hostConfig.Links.length > 0)
+      throw new AppError(
+        'invalid',
+        `conflicting options: ${kind} type networking can't be used with links. This would result in undefined behavior`,
+      );
     for (const [network, wanted] of Object.entries(endpoints))
       if (saysSomething(wanted) || ![hostConfig.NetworkMode, 'default'].includes(network))
         throw new AppError(
@@ -56,8 +62,13 @@ export function planEndpoints(
   const named = new Map<string, EndpointRequest>([[main, empty]]);
   for (const [network, wanted] of Object.entries(endpoints))
     named.set(network === 'default' ? main : nameOf(network), wanted);
+  for (const { Links } of [...named.values(), hostConfig]) Links.forEach(parseLink);
   const first = named.get(main) ?? empty;
-  if (config.MacAddress !== '' && first.MacAddress === '') named.set(main, { ...first, MacAddress: config.MacAddress });
+  // The default network has Docker's first kind of links, which are the container's.
+  if (main !== 'bridge' && first.Links.length === 0 && hostConfig.Links.length > 0)
+    named.set(main, { ...first, Links: hostConfig.Links });
+  if (config.MacAddress !== '' && first.MacAddress === '')
+    named.set(main, { ...(named.get(main) ?? empty), MacAddress: config.MacAddress });
   return Object.fromEntries(named);
 }
 

@@ -303,7 +303,6 @@ export function parseCommitRequest(body: unknown): ContainerConfig | undefined {
 
 /** Everything that Docker has and we do not: the field as its users spell it, and whether a request uses it. */
 const UNBUILT: readonly (readonly [field: string, used: (request: CreateRequest) => boolean])[] = [
-  ['HostConfig.Links (--link)', ({ hostConfig }) => hostConfig.Links.length > 0],
   ['HostConfig.Cgroup', ({ hostConfig }) => hostConfig.Cgroup !== ''],
   ['HostConfig.StorageOpt (--storage-opt)', ({ hostConfig }) => Object.keys(hostConfig.StorageOpt).length > 0],
   ['HostConfig.DeviceRequests (--gpus)', ({ hostConfig }) => hostConfig.DeviceRequests.length > 0],

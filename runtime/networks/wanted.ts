@@ -1,6 +1,7 @@
 /** What the firewall and the name servers are to know, out of what there is. Pure. */
 import type { DnsNetwork } from './dns.ts';
 import type { FirewallState } from './firewall.ts';
+import type { NetworkRecord } from './networks.ts';
 import { isOn } from './plan.ts';
 import { hasNames, type Topology } from './topology.ts';
 
@@ -33,12 +34,19 @@ export function firewallStateOf(topology: Topology, isUp: (networkId: string) =>
   };
 }
 
+/**
+ * Whoever is in an internal network and in another one asks the name server of the other, which therefore knows the
+ * names of the internal network, too; it tells them to nobody else.
+ */
 export function dnsNetworksOf(topology: Topology): readonly DnsNetwork[] {
-  return [...topology.networks.values()]
-    .filter(hasNames)
-    .map((network) => ({ network, members: topology.membersOf(network.id) }))
-    .filter(({ members }) => members.size > 0)
-    .map(({ network, members }) => ({
+  const isOpen = (network: NetworkRecord) => hasNames(network) && !network.internal;
+  const inOpen = new Set(
+    [...topology.networks.values()].filter(isOpen).flatMap(({ id }) => [...topology.membersOf(id).keys()]),
+  );
+  return [...topology.networks.values()].filter(hasNames).flatMap((network): readonly DnsNetwork[] => {
+    const members = topology.membersOf(network.id);
+    if (members.size === 0) return [];
+    const own = {
       id: network.id.slice(0, 12),
       internal: network.internal,
       gateways: network.ranges.flatMap(({ gateway }) => gateway ?? []),
@@ -49,5 +57,14 @@ export function dnsNetworksOf(topology: Topology): readonly DnsNetwork[] {
         names: endpoint.dnsNames,
         resolvers: topology.sandboxes.get(containerId)?.stored.dns ?? [],
       })),
-    }));
+    };
+    const isSeen = network.internal && [...members.keys()].some((containerId) => inOpen.has(containerId));
+    return isSeen ? [own, { ...own, id: `${own.id}-open`, internal: false, gateways: [placeOf(network)] }] : [own];
+  });
+}
+
+/** The name server wants an address for each network: one of the host's own, where nobody asks. */
+function placeOf({ id }: NetworkRecord): string {
+  const [first = 0, second = 0, third = 0] = Buffer.from(id.slice(0, 6), 'hex');
+  return `127.${1 + (first % 254)}.${second}.${1 + (third % 254)}`;
 }

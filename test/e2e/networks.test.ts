@@ -94,6 +94,49 @@ describe('names', () => {
   }, 60_000);
 });
 
+describe('links', () => {
+  it('name another container in the default network, in hosts and in the environment', async () => {
+    const linked = (name: string) => ['run', '--rm', '--link', name, IMAGE, 'sh', '-c', 'cat /etc/hosts; env'];
+    expect((await place.docker(...linked('web:db'))).stderr).toContain('could not get container for web');
+    await serve('web', '--expose', '80', '-e', 'COLOR=red', '--hostname', 'webhost');
+    const said = await dockerOk(...linked('web:db'));
+    const address = await addressOf('web', 'bridge');
+    expect(said.split('\n')).toEqual(
+      expect.arrayContaining([
+        `${address}\tdb webhost web`,
+        `DB_PORT=tcp://${address}:80`,
+        `DB_PORT_80_TCP_ADDR=${address}`,
+        'DB_ENV_COLOR=red',
+      ]),
+    );
+    await idle('client', '--link', 'web:db');
+    expect(await place.getFrom('client', 'db', 80)).toBe('web');
+    expect(await dockerOk('inspect', '-f', '{{.HostConfig.Links}}', 'client')).toBe('[/web:/client/db]');
+    // It may come back with another address.
+    await dockerOk('stop', '-t', '0', 'web');
+    await idle('between');
+    await dockerOk('start', 'web');
+    expect(await addressOf('web', 'bridge')).not.toBe(address);
+    await eventually(() => place.getFrom('client', 'db', 80), 'web');
+    await dockerOk('stop', '-t', '0', 'web', 'client');
+    expect((await place.docker('start', 'client')).stderr).toContain('Cannot link to a non running container: /web AS');
+  }, 60_000);
+
+  it('name another container for one container alone, in a network of names', async () => {
+    await dockerOk('network', 'create', 'one');
+    await idle('client', '--network', 'one', '--link', 'web:db');
+    expect(await place.getFrom('client', 'db', 80)).toBeUndefined();
+    await serve('web', '--network', 'one');
+    await eventually(() => place.getFrom('client', 'db', 80), 'web');
+    await idle('other', '--network', 'one');
+    expect(await place.getFrom('other', 'db', 80)).toBeUndefined();
+    await dockerOk('rename', 'web', 'renamed');
+    await eventually(() => place.getFrom('client', 'db', 80), undefined);
+    const refused = await place.docker('run', '--rm', '--network', 'host', '--link', 'renamed', IMAGE, 'true');
+    expect(refused.stderr).toContain("host type networking can't be used with links");
+  }, 60_000);
+});
+
 describe('published ports', () => {
   it('are reachable from everywhere, over IPv4 and IPv6', async () => {
     await dockerOk('network', 'create', '--ipv6', '--subnet', 'fd00:213:1::/64', 'six');
@@ -162,6 +205,12 @@ describe('what a container cannot do', () => {
     await idle('prisoner', '--network', 'closed');
     await serve('peer', '--network', 'closed', '-p', '8080:80');
     expect(await lookup('prisoner', 'peer')).toEqual([await addressOf('peer', 'closed')]);
+    // Who is in both knows the names of both.
+    await dockerOk('network', 'connect', 'closed', 'bystander');
+    expect(await lookup('bystander', 'peer')).toEqual([await addressOf('peer', 'closed')]);
+    expect(await lookup('prisoner', 'peer')).toEqual([await addressOf('peer', 'closed')]);
+    await dockerOk('network', 'disconnect', 'closed', 'bystander');
+    expect(await lookup('bystander', 'peer')).toEqual([]);
     expect(await place.getFrom('prisoner', await addressOf('peer', 'closed'), 80)).toBe('peer');
     expect((await place.docker('exec', 'prisoner', 'ping', '-c1', '-W1', THERE.v4)).code).not.toBe(0);
     expect((await place.docker('exec', 'prisoner', 'ping', '-c1', '-W1', HERE.v4)).code).not.toBe(0);

@@ -110,8 +110,9 @@ function describeLeaks(left: readonly Trace[], waitedMs: number): string {
 }
 
 async function readTraces(): Promise<readonly Trace[]> {
-  const all = await Promise.all([mounts(), cgroups(), netns(), links(), nft(), loops(), processes()]);
-  return all.flat();
+  const all = await Promise.all([mounts(), cgroups(), netns(), links(), nft(), loops()]);
+  // Last, when what lists the others has ended.
+  return [...all.flat(), ...(await processes())];
 }
 
 /** proc_pid_mountinfo(5). The identifier makes a mount over an older one a new thing. */

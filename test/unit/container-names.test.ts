@@ -86,6 +86,7 @@ describe('files in /etc', () => {
   const request = {
     hostname: 'h1',
     domainname: '',
+    linked: [],
     extraHosts: ['db:10.0.0.9', 'six=[::5]'],
     dns: [],
     dnsSearch: [],
