@@ -5,13 +5,14 @@
 import { Readable } from 'node:stream';
 import { AppError } from '../../shared/errors.ts';
 import type { Cancelable } from '../../shared/streams.ts';
+import { applyChanges } from '../dockerfile/image-config.ts';
 import type { EventLog } from '../events.ts';
 import type { ImageId, Images } from '../images/images.ts';
 import { streamCommand } from '../kernel/command.ts';
 import { diffUpper } from '../layers/diff.ts';
 import type { Snapshotter } from '../layers/snapshotter.ts';
 import { rewriteTar } from '../layers/tar-rewrite.ts';
-import { applyInstructions, imageConfigOf } from './commit.ts';
+import { imageConfigOf } from './commit.ts';
 import { type ContainerRecord, isAlive } from './container.ts';
 import type { LocalContainers } from './containers-local.ts';
 import type { ContainerFiles, PathStat } from './files.ts';
@@ -125,7 +126,7 @@ export function createContainerArchives(ports: ArchivePorts): ContainerArchives 
       const { id } = record;
       const own = imageConfigOf(record.config);
       const merged = options.config === undefined ? own : imageConfigOf(mergeImageConfig(own, options.config));
-      const config = applyInstructions(merged, options.changes ?? []);
+      const config = applyChanges(merged, options.changes ?? []);
       await using undo = new AsyncDisposableStack();
       if (options.pause !== false && isAlive(record.state) && record.state.status !== 'paused') {
         await containers.pause(id);

@@ -5,6 +5,7 @@
 import { isIP } from 'node:net';
 import { AppError } from '../../shared/errors.ts';
 import type { ImageRunConfig } from '../../shared/oci.ts';
+import { parseSignal } from '../../shared/signals.ts';
 import type { MountPoint } from './container.ts';
 import { parseExtraHost } from './etc-files.ts';
 import { maskedPaths, READONLY_PATHS } from './guarded-paths.ts';
@@ -13,7 +14,6 @@ import { planLog } from './log-options.ts';
 import { type MountPlan, planMounts } from './mount-plan.ts';
 import { networkKindOf, portWishesOf } from './networking.ts';
 import type { ContainerConfig, CreateRequest, HostConfig } from './request.ts';
-import { parseSignal } from './signals.ts';
 
 const MEMORY_MIN_BYTES = 6 * 1024 * 1024;
 const SHM_DEFAULT_BYTES = 64 * 1024 * 1024;

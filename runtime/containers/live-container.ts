@@ -10,6 +10,7 @@
 import { mkdir, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AppError, isKind, messageOf } from '../../shared/errors.ts';
+import { parseSignal } from '../../shared/signals.ts';
 import type { Cancelable } from '../../shared/streams.ts';
 import { type ContainerEvent, type ContainerRecord, endedOf, exitCodeOf, isAlive, transition } from './container.ts';
 import { ContainerNetwork } from './container-network.ts';
@@ -31,7 +32,6 @@ import type { ContainerLog } from './logs.ts';
 import type { ContainerPorts, EtcPaths } from './ports.ts';
 import type { ExecRequest } from './request.ts';
 import { restartDelayMs, wantsRestart, wantsStartAtBoot } from './restart.ts';
-import { parseSignal } from './signals.ts';
 import { startFailure } from './start-failure.ts';
 import type { Adopted, Exit, LaunchRequest, StdinMode, Supervised } from './supervisor.ts';
 import { Waiters } from './waiters.ts';

@@ -13,9 +13,9 @@ import { isForeignLayer, layerCompression, MEDIA_TYPES } from '../../shared/medi
 import { type Descriptor, type ImageConfig, MANIFEST_MAX_BYTES, parseManifest } from '../../shared/oci.ts';
 import { parseReference } from '../../shared/reference.ts';
 import { type Cancelable, collect, type Measured, measure } from '../../shared/streams.ts';
+import { applyChanges } from '../dockerfile/image-config.ts';
 import { createLayerSource } from '../layers/layer-source.ts';
 import type { Chain } from '../layers/layer-store.ts';
-import { applyChanges } from './changes.ts';
 import { decompress } from './decompress.ts';
 import type { CreateRequest, ImageId, ImportOptions } from './images.ts';
 import type { Protection } from './leases.ts';

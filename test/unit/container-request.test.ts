@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { planContainer } from '../../runtime/containers/create.ts';
 import { detailsPrefix, planLog } from '../../runtime/containers/log-options.ts';
 import { parseCreateRequest, parseExecRequest, parseUpdateRequest } from '../../runtime/containers/request.ts';
-import { parseSignal } from '../../runtime/containers/signals.ts';
+import { parseSignal } from '../../shared/signals.ts';
 
 const host = {
   cpus: 2,

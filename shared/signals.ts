@@ -1,6 +1,6 @@
 /** Signals by name or number, as kill(1) and Docker's --stop-signal take them. Pure. */
 import { constants } from 'node:os';
-import { AppError } from '../../shared/errors.ts';
+import { AppError } from './errors.ts';
 
 const RTMIN = 34;
 const RTMAX = 64;

@@ -1,13 +1,15 @@
 import { expect, it } from 'vitest';
-import { applyChanges } from '../../runtime/images/changes.ts';
+import { applyChanges } from '../../../runtime/dockerfile/image-config.ts';
 
 it.each([
   [['CMD ["a","b"]'], { Cmd: ['a', 'b'] }],
   [['cmd echo hi'], { Cmd: ['/bin/sh', '-c', 'echo hi'] }],
   [['CMD [not json]'], { Cmd: ['/bin/sh', '-c', '[not json]'] }],
-  [['CMD x', 'ENTRYPOINT ["/e"]'], { Entrypoint: ['/e'], Cmd: null }],
+  // A command of this list stays, one that was there before belongs to the program before.
+  [['CMD x', 'ENTRYPOINT ["/e"]'], { Entrypoint: ['/e'], Cmd: ['/bin/sh', '-c', 'x'] }],
+  [['ENTRYPOINT ["/e"]'], { Entrypoint: ['/e'], Cmd: null }],
   [['ENV A=1 B="x y"', 'ENV A 2'], { Env: ['A=2', 'B=x y'] }],
-  [['EXPOSE 80 53/udp 8000-8010'], { ExposedPorts: { '80/tcp': {}, '53/udp': {}, '8000-8010/tcp': {} } }],
+  [['EXPOSE 80 53/udp 8000-8001'], { ExposedPorts: { '80/tcp': {}, '53/udp': {}, '8000/tcp': {}, '8001/tcp': {} } }],
   [['LABEL a=b "c d"="e f"'], { Labels: { a: 'b', 'c d': 'e f' } }],
   [['ONBUILD RUN x', 'ONBUILD COPY . .'], { OnBuild: ['RUN x', 'COPY . .'] }],
   [['STOPSIGNAL SIGINT'], { StopSignal: 'SIGINT' }],
@@ -32,8 +34,8 @@ it.each([
   ['RUN x', 'run is not a valid change command'],
   ['FROM x', 'from is not a valid change command'],
   ['nonsense', 'nonsense is not a valid change command'],
-  ['CMD', 'cannot change the image by CMD: it needs an argument'],
-  ['EXPOSE eighty', 'cannot change the image by EXPOSE: "eighty" is no port'],
+  ['CMD', 'CMD requires at least one argument'],
+  ['EXPOSE eighty', 'invalid containerPort: eighty'],
 ])('refuses %j', (change, message) => {
   expect(() => applyChanges({}, [change])).toThrow(message);
 });
