@@ -5,19 +5,25 @@
  * The host's tar makes the files, since Node has neither mknod nor extended attributes. It never sees the tar that came
  * from outside: its archive is generated from the settled tree, where every name is plain and below its parent.
  */
-import { lstat, mkdir, rename, rm } from 'node:fs/promises';
+import { lstat, mkdir, rename, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import { syncDirectory } from '../../shared/atomic-file.ts';
-import { hasCode } from '../../shared/errors.ts';
+import { AppError, hasCode, isKind } from '../../shared/errors.ts';
 import { feedCommand, runCommand } from '../kernel/command.ts';
 import { type ErofsImage, openErofs } from './erofs-reader.ts';
 import type { TarEntry } from './tar.ts';
 import { TAR_END, tarHeader, tarPadding } from './tar-writer.ts';
-import { type LayerNode, walk } from './tree.ts';
+import { type DataRange, type FileNode, type LayerNode, walk } from './tree.ts';
 
 const OPAQUE = 'trusted.overlay.opaque';
 const BATCH_BYTES = 1 << 20;
+/** Holes are looked for in pieces of this size, in files that have at least one such piece. */
+const HOLE_BYTES = 1 << 16;
+const ZEROS = Buffer.alloc(HOLE_BYTES);
+const HOLES_AT_ONCE_BYTES = 16 << 20;
+/** More parts than this of one file are not told apart: the last one has all that follows. */
+const PARTS_MAX = 50_000;
 
 /** Makes `target` from the image. Idempotent; target is whole and durable or does not exist. */
 export async function unpackImage(image: string, target: string): Promise<void> {
@@ -27,6 +33,7 @@ export async function unpackImage(image: string, target: string): Promise<void> 
   await mkdir(staging, { recursive: true, mode: 0o700 });
   try {
     using opened = openErofs(image);
+    const { blocks, size } = await stat(image);
     await feedCommand(
       'tar',
       [
@@ -39,13 +46,15 @@ export async function unpackImage(image: string, target: string): Promise<void> 
         '--xattrs',
         '--xattrs-include=*',
       ],
-      archiveOf(opened),
+      archiveOf(opened, { hasHoles: blocks * 512 + HOLE_BYTES <= size }),
     );
     await runCommand('sync', ['--file-system', staging]);
     await rename(staging, target);
     await syncDirectory(dirname(target));
   } catch (error) {
     await rm(staging, { recursive: true, force: true });
+    if (isKind(error, 'unavailable') && /Wrote only|No space left|Disk quota/.test(error.message))
+      throw new AppError('unavailable', 'cannot unpack the layer to a directory: the disk is full', { cause: error });
     throw error;
   }
 }
@@ -60,11 +69,16 @@ async function exists(path: string): Promise<boolean> {
   }
 }
 
+interface Holes {
+  /** Whether files may have any: looking for them reads each file once more. */
+  readonly hasHoles: boolean;
+}
+
 /** Pieces are gathered: a pipe likes a few large ones. */
-async function* archiveOf(image: ErofsImage): AsyncGenerator<Buffer, void, undefined> {
+async function* archiveOf(image: ErofsImage, holes: Holes): AsyncGenerator<Buffer, void, undefined> {
   let batch: Buffer[] = [];
   let bytes = 0;
-  for (const piece of piecesOf(image)) {
+  for await (const piece of piecesOf(image, holes)) {
     // The reader uses its buffer again for the next piece.
     batch.push(Buffer.from(piece));
     bytes += piece.length;
@@ -77,7 +91,7 @@ async function* archiveOf(image: ErofsImage): AsyncGenerator<Buffer, void, undef
   yield Buffer.concat(batch, bytes);
 }
 
-function* piecesOf(image: ErofsImage): Generator<Buffer, void, undefined> {
+async function* piecesOf(image: ErofsImage, { hasHoles }: Holes): AsyncGenerator<Buffer, void, undefined> {
   const { tree } = image;
   const paths = new Map<LayerNode, string>();
   for (const { path, node } of walk(tree)) {
@@ -85,14 +99,49 @@ function* piecesOf(image: ErofsImage): Generator<Buffer, void, undefined> {
     const entry = tarEntryOf(path === '' ? '.' : path, node, first);
     // Sockets are of no use in an image, and no tar holds them.
     if (entry === undefined) continue;
-    yield tarHeader(entry);
+    const isFile = first === undefined && node.kind === 'file';
+    const parts = isFile && hasHoles ? await partsOf(image, node) : undefined;
+    yield tarHeader(entry, parts);
     if (first !== undefined) continue;
     paths.set(node, path);
-    if (node.kind !== 'file') continue;
-    yield* image.read(node);
-    yield tarPadding(node.sizeBytes);
+    if (!isFile) continue;
+    if (parts === undefined) {
+      yield* image.read(node);
+      yield tarPadding(node.sizeBytes);
+      continue;
+    }
+    for (const part of parts) {
+      yield* image.read(node, part);
+      yield tarPadding(part.sizeBytes);
+    }
   }
   yield TAR_END;
+}
+
+/** Where a file has anything but zeros; undefined when that is everywhere. */
+async function partsOf(image: ErofsImage, file: FileNode): Promise<readonly DataRange[] | undefined> {
+  if (file.sizeBytes < HOLE_BYTES) return undefined;
+  const parts: DataRange[] = [];
+  let at = 0;
+  for (const piece of image.read(file)) {
+    for (let start = 0; start < piece.length; start += HOLE_BYTES) {
+      const sizeBytes = Math.min(HOLE_BYTES, piece.length - start);
+      const last = parts.at(-1);
+      const isHole = parts.length < PARTS_MAX && piece.compare(ZEROS, 0, sizeBytes, start, start + sizeBytes) === 0;
+      if (!isHole) {
+        if (last === undefined || (last.offset + last.sizeBytes < at && parts.length < PARTS_MAX))
+          parts.push({ offset: at, sizeBytes });
+        else parts[parts.length - 1] = { ...last, sizeBytes: at + sizeBytes - last.offset };
+      }
+      at += sizeBytes;
+    }
+    if (at % HOLES_AT_ONCE_BYTES === 0) await setImmediate();
+  }
+  const last = parts.at(-1);
+  if (last?.offset === 0 && last.sizeBytes === file.sizeBytes) return undefined;
+  // A part of nothing says where a file ends that ends in a hole.
+  const end = { offset: file.sizeBytes, sizeBytes: 0 };
+  return last !== undefined && last.offset + last.sizeBytes === file.sizeBytes ? parts : [...parts, end];
 }
 
 const PLAIN = { linkPath: '', sizeBytes: 0, major: 0, minor: 0 };

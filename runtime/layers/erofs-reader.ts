@@ -38,8 +38,8 @@ import {
 /** An open image. Disposing closes it; directories that were not read by then can no longer be. */
 export interface ErofsImage extends Disposable {
   readonly tree: LayerTree;
-  /** The file's bytes in pieces of at most 1 MiB. A piece is valid until the next one is asked for. */
-  read(file: FileNode): Generator<Buffer, void, undefined>;
+  /** The bytes of a file, or of this part of it, in pieces of at most 1 MiB; each is valid until the next is asked for. */
+  read(file: FileNode, part?: DataRange): Generator<Buffer, void, undefined>;
 }
 
 const BLOCKS_CACHED_MAX = 1024;
@@ -180,9 +180,9 @@ export function openErofs(path: string): ErofsImage {
     const rootIsImplied = superblock.toString('latin1', 64, 80).startsWith(IMPLIED_ROOT_NAME);
     return {
       tree: { root, rootIsImplied },
-      *read(file) {
-        const piece = Buffer.allocUnsafe(Math.min(PIECE_BYTES, Math.max(file.sizeBytes, 1)));
-        for (const { offset, sizeBytes } of rangesOf(file))
+      *read(file, part = { offset: 0, sizeBytes: file.sizeBytes }) {
+        const piece = Buffer.allocUnsafe(Math.min(PIECE_BYTES, Math.max(part.sizeBytes, 1)));
+        for (const { offset, sizeBytes } of rangesWithin(rangesOf(file), part))
           for (let at = 0; at < sizeBytes; at += piece.length)
             yield readInto(piece.subarray(0, Math.min(piece.length, sizeBytes - at)), offset + at);
       },
@@ -192,6 +192,19 @@ export function openErofs(path: string): ErofsImage {
     closeSync(fd);
     throw error;
   }
+}
+
+/** The part of a file, as ranges of its image. */
+function rangesWithin(ranges: readonly DataRange[], part: DataRange): readonly DataRange[] {
+  const within: DataRange[] = [];
+  let at = 0;
+  for (const range of ranges) {
+    const from = Math.max(part.offset, at);
+    const to = Math.min(part.offset + part.sizeBytes, at + range.sizeBytes);
+    if (from < to) within.push({ offset: range.offset + from - at, sizeBytes: to - from });
+    at += range.sizeBytes;
+  }
+  return within;
 }
 
 /** The whole tree in memory, read without holding up the event loop for long. */

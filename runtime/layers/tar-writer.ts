@@ -3,6 +3,7 @@
  * bytes; names keep theirs (latin1 strings, as tar.ts reads them). Pure.
  */
 import type { TarEntry } from './tar.ts';
+import type { DataRange } from './tree.ts';
 
 const BLOCK = 512;
 const NAME_MAX_BYTES = 100;
@@ -22,21 +23,32 @@ const FLAGS = {
 /** Two blocks of zeros. */
 export const TAR_END: Buffer = Buffer.alloc(2 * BLOCK);
 
-/** Everything before an entry's data. A directory's path ends without a slash. */
-export function tarHeader(entry: TarEntry): Buffer {
+/**
+ * Everything before an entry's data. A directory's path ends without a slash. With `parts`, only these parts of the file
+ * follow, each of whole blocks but the last, and the rest is holes.
+ * https://www.gnu.org/software/tar/manual/html_node/PAX-1.html
+ */
+export function tarHeader(entry: TarEntry, parts?: readonly DataRange[]): Buffer {
   const records: Buffer[] = [];
   const add = (key: string, value: Buffer | string) => records.push(paxRecord(key, value));
   const path = entry.type === 'directory' ? `${entry.path}/` : entry.path;
   if (path.length > NAME_MAX_BYTES) add('path', Buffer.from(path, 'latin1'));
   if (entry.linkPath.length > NAME_MAX_BYTES) add('linkpath', Buffer.from(entry.linkPath, 'latin1'));
-  if (entry.sizeBytes > OCTAL_11_MAX) add('size', String(entry.sizeBytes));
+  const sizeBytes = parts === undefined ? entry.sizeBytes : parts.reduce((sum, range) => sum + range.sizeBytes, 0);
+  if (sizeBytes > OCTAL_11_MAX) add('size', String(sizeBytes));
+  if (parts !== undefined) {
+    add('GNU.sparse.size', String(entry.sizeBytes));
+    // GNU tar learns from it how long the list is, so it comes first.
+    add('GNU.sparse.numblocks', String(parts.length));
+    add('GNU.sparse.map', parts.map((range) => `${range.offset},${range.sizeBytes}`).join(','));
+  }
   if (entry.uid > OCTAL_7_MAX) add('uid', String(entry.uid));
   if (entry.gid > OCTAL_7_MAX) add('gid', String(entry.gid));
   if (entry.mtimeSeconds < 0 || entry.mtimeSeconds > OCTAL_11_MAX || entry.mtimeNanoseconds !== 0)
     add('mtime', decimalTime(entry));
   for (const name of [...(entry.xattrs?.keys() ?? [])].sort())
     add(`SCHILY.xattr.${name}`, entry.xattrs?.get(name) ?? Buffer.alloc(0));
-  const header = ustar({ ...entry, path }, FLAGS[entry.type]);
+  const header = ustar({ ...entry, path, sizeBytes }, FLAGS[entry.type]);
   if (records.length === 0) return header;
   const data = Buffer.concat(records);
   const pax = ustar(
