@@ -47,7 +47,7 @@ export async function testHost(options: { readonly teardownMs?: number } = {}): 
   const runDir = join(root, 'run');
   await mkdir(runDir, { mode: 0o711 });
   await mkdir(join(root, 'home'));
-  const before = new Set((await readTraces()).map((trace) => trace.key));
+  const before = new Set((await readTraces(new Set())).map((trace) => trace.key));
   const marks = new Set([root]);
   process.env[RUN_VARIABLE] = root;
   const logs: string[] = [];
@@ -63,7 +63,7 @@ export async function testHost(options: { readonly teardownMs?: number } = {}): 
       disposed = true;
       delete process.env[RUN_VARIABLE];
       for (const tag of await tagsBelow(root)) marks.add(tag);
-      const find = async () => (await readTraces()).filter((trace) => !before.has(trace.key) && belongs(trace, marks));
+      const find = async () => (await readTraces(before)).filter((trace) => belongs(trace, marks));
       const deadline = Date.now() + (options.teardownMs ?? TEARDOWN_MS);
       let left = await find();
       while (left.length > 0 && Date.now() < deadline) {
@@ -109,10 +109,12 @@ function describeLeaks(left: readonly Trace[], waitedMs: number): string {
   return `the test left ${left.length} thing(s) on the host, ${waitedMs} ms after its end:\n${lines.join('\n')}`;
 }
 
-async function readTraces(): Promise<readonly Trace[]> {
-  const all = await Promise.all([mounts(), cgroups(), netns(), links(), nft(), loops()]);
+/** All but those that are `known` by their keys. */
+async function readTraces(known: ReadonlySet<string>): Promise<readonly Trace[]> {
+  const rest = await Promise.all([mounts(), cgroups(), netns(), links(), nft(), loops()]);
   // Last, when what lists the others has ended.
-  return [...all.flat(), ...(await processes())];
+  const all = [...rest.flat(), ...(await processes(known))];
+  return all.filter(({ key }) => !known.has(key));
 }
 
 /** proc_pid_mountinfo(5). The identifier makes a mount over an older one a new thing. */
@@ -176,10 +178,12 @@ async function loops(): Promise<readonly Trace[]> {
   return (await Promise.all(found)).flat();
 }
 
-async function processes(): Promise<readonly Trace[]> {
+async function processes(known: ReadonlySet<string>): Promise<readonly Trace[]> {
   const pids = (await readdir('/proc')).flatMap((name) => (/^\d+$/.test(name) ? [Number(name)] : []));
   const ourMounts = await readlink('/proc/self/ns/mnt');
-  const read = (await Promise.all(pids.map((pid) => readProcess(pid, ourMounts)))).filter((it) => it !== undefined);
+  const read = (await Promise.all(pids.map((pid) => readProcess(pid, { ourMounts, known })))).filter(
+    (it) => it !== undefined,
+  );
   const parents = new Map(read.map((it) => [it.pid, it.parent]));
   const descends = (pid: number): boolean => {
     for (let at = parents.get(pid); at !== undefined && at > 1; at = parents.get(at))
@@ -188,21 +192,23 @@ async function processes(): Promise<readonly Trace[]> {
   };
   return read.map((it): Trace => {
     const name = `${it.pid} ${it.command}`;
-    const key = `process ${it.pid} ${it.startTime}`;
-    return { kind: 'process', key, name, text: it.text, pid: it.pid, descends: descends(it.pid) };
+    return { kind: 'process', key: keyOf(it), name, text: it.text, pid: it.pid, descends: descends(it.pid) };
   });
 }
 
 interface ProcessInfo {
   readonly pid: number;
-  readonly parent: number;
   readonly startTime: string;
+  readonly parent: number;
   readonly command: string;
   readonly text: string;
 }
 
 /** undefined for this process, kernel threads, zombies and those that ended meanwhile. */
-async function readProcess(pid: number, ourMounts: string): Promise<ProcessInfo | undefined> {
+async function readProcess(
+  pid: number,
+  { ourMounts, known }: { readonly ourMounts: string; readonly known: ReadonlySet<string> },
+): Promise<ProcessInfo | undefined> {
   if (pid === process.pid) return undefined;
   const at = (name: string) => readFile(`/proc/${pid}/${name}`, 'latin1').catch(() => '');
   const link = (name: string) => readlink(`/proc/${pid}/${name}`).catch(() => '');
@@ -210,13 +216,20 @@ async function readProcess(pid: number, ourMounts: string): Promise<ProcessInfo 
   const [stat, command] = await Promise.all([at('stat'), at('cmdline')]);
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   if (command === '' || fields[0] === 'Z') return undefined;
+  const startTime = fields[19] ?? '';
+  const shown = command.replaceAll('\0', ' ').trim().slice(0, 200);
+  const found = { pid, startTime, parent: Number(fields[1]), command: shown };
+  if (known.has(keyOf(found))) return { ...found, text: '' };
   const words = [command, at('environ'), at('cgroup'), link('cwd'), link('root'), link('exe')];
   // A containerised process shows no path of the host, but its root is mounted from one. The rest of its mounts say
   // nothing: a new mount namespace begins as a copy of the host's, with the mounts of every test in it.
   if ((await link('ns/mnt')) !== ourMounts) words.push(at('mountinfo').then(rootMount));
   const text = (await Promise.all(words)).join('\n');
-  const shown = command.replaceAll('\0', ' ').trim().slice(0, 200);
-  return { pid, parent: Number(fields[1]), startTime: fields[19] ?? '', command: shown, text };
+  return { ...found, text };
+}
+
+function keyOf({ pid, startTime }: Pick<ProcessInfo, 'pid' | 'startTime'>): string {
+  return `process ${pid} ${startTime}`;
 }
 
 function rootMount(mountinfo: string): string {
