@@ -481,10 +481,13 @@ it('takes an end in once, though the engine was killed before it had put the run
   }));
 
 it('keeps everything across a kill of the engine', () =>
-  withPlace(async ({ engine }) => {
+  withPlace(async ({ host, engine }) => {
     const first = await engine();
-    const script = 'i=0; while [ $i -lt 50 ]; do echo $i; i=$((i+1)); sleep 0.02; done; exit 5';
-    await create(first.containers, sh(script), {}, 'counter');
+    const gate = join(host.root, 'gate');
+    await mkdir(gate);
+    const script = `i=0; while [ $i -lt 50 ] || ! test -e /mnt/open; do
+      if [ $i -lt 50 ]; then echo $i; i=$((i+1)); fi; sleep 0.02; done; exit 5`;
+    await create(first.containers, sh(script), { HostConfig: { Binds: [`${gate}:/mnt`] } }, 'counter');
     await create(first.containers, sh('sleep 0.2; exit 6'), {}, 'ends-meanwhile');
     await create(first.containers, sh('exit 0'), { HostConfig: { AutoRemove: true } }, 'removes-itself');
     await create(first.containers, ['true'], {}, 'never-started');
@@ -495,6 +498,7 @@ it('keeps everything across a kill of the engine', () =>
 
     const second = await engine();
     expect(await second.containers.start('counter')).toBe(false);
+    await writeFile(join(gate, 'open'), '');
     expect((await (await second.containers.wait('counter')).result).exitCode).toBe(5);
     expect((await (await second.containers.wait('ends-meanwhile')).result).exitCode).toBe(6);
     const { chunks } = await second.containers.logs('counter', { stdout: true });
