@@ -43,6 +43,7 @@ import { createLinks } from './kernel/links.ts';
 import { createMounts } from './kernel/mount.ts';
 import { createNft } from './kernel/nft.ts';
 import { createOciRuntime } from './kernel/oci-runtime.ts';
+import { sealProgram } from './kernel/sealed-program.ts';
 import { changesOf } from './layers/changes.ts';
 import type { LayerStore } from './layers/layer-store.ts';
 import { createLayerStore, LAYER_MIGRATIONS, type LayerTables } from './layers/layer-store-erofs.ts';
@@ -251,9 +252,17 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   });
 
   const runtimeName = chooseRuntime(config, facts);
+  const runtimePath = facts.programs[runtimeName]?.path;
+  // Where nothing can be mounted, nothing runs either.
+  const sealed =
+    runtimePath === undefined || obstacle !== undefined
+      ? undefined
+      : await sealProgram(mounts, { program: runtimePath, directory: runDir });
+  undo.use(sealed);
   const runtime = createOciRuntime({
     name: runtimeName,
-    program: facts.programs[runtimeName]?.path ?? runtimeName,
+    program: sealed?.path ?? runtimeName,
+    env: sealed?.env ?? {},
     root: join(runDir, 'runtime'),
   });
   const cgroups = createCgroups(facts.cgroups);

@@ -188,7 +188,7 @@ export class Execs {
             request.AttachStdout ? 'pipe' : 'ignore',
             request.AttachStderr ? 'pipe' : 'ignore',
           ],
-      env: { PATH: PROGRAM_PATH },
+      env: { PATH: PROGRAM_PATH, ...runtime.env },
       detached: isDetached,
     });
     exec.child = child;

@@ -287,7 +287,7 @@ async function openVisit(ports: ContainerFilesPorts, request: VisitRequest): Pro
     if (!isOver) await runtime.delete(id, { force: true });
   };
   undo.defer(end);
-  const command = openCommand(runtime.program, runtime.runArgs(id, { bundle }));
+  const command = openCommand(runtime.program, runtime.runArgs(id, { bundle }), { env: runtime.env });
   const ended = command.ended.then((result) => {
     isOver ||= !isEnding;
     return result;

@@ -265,6 +265,7 @@ class ConmonSupervisor implements ContainerSupervisor {
       env: {
         PATH: PROGRAM_PATH,
         TZ: 'UTC',
+        ...this.#options.runtime.env,
         _OCI_SYNCPIPE: '3',
         _OCI_STARTPIPE: '4',
         ...(request.waitForAttach === true ? { _OCI_ATTACHPIPE: '5' } : {}),

@@ -165,8 +165,15 @@ export interface OpenCommand extends AsyncDisposable {
  * `ended` rejects with AppError 'unsupported' if it is not installed.
  * @throws AppError 'unavailable' when there are no descriptors left for its pipes
  */
-export function openCommand(program: string, args: readonly string[]): OpenCommand {
-  const child = spawn(program, args, { env: { PATH: PROGRAM_PATH, LC_ALL: 'C' }, stdio: ['pipe', 'pipe', 'pipe'] });
+export function openCommand(
+  program: string,
+  args: readonly string[],
+  { env }: Pick<CommandOptions, 'env'> = {},
+): OpenCommand {
+  const child = spawn(program, args, {
+    env: { PATH: PROGRAM_PATH, LC_ALL: 'C', ...env },
+    stdio: ['pipe', 'pipe', 'pipe'],
+  });
   const { ended, words } = watch(child, { program, cwd: undefined });
   if (child.stdin === undefined)
     throw new AppError('unavailable', `cannot run ${JSON.stringify(program)}: no descriptors are left`);

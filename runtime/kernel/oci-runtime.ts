@@ -21,6 +21,8 @@ export interface RuntimeState {
 export interface OciRuntime {
   readonly name: RuntimeName;
   readonly program: string;
+  /** Belongs into the environment of every call. */
+  readonly env: Readonly<Record<string, string>>;
   /** What goes before the verb in every call, conmon's `--runtime-arg` included. */
   readonly globalArgs: readonly string[];
   /** @throws AppError 'invalid' when its command cannot run, 'conflict' when it runs already, 'not-found' */
@@ -47,6 +49,7 @@ export interface OciRuntimeOptions {
   readonly name: RuntimeName;
   /** Defaults to the name, found on the search path. */
   readonly program?: string;
+  readonly env?: Readonly<Record<string, string>>;
   /** Where it keeps its state; on a filesystem that a reboot empties. */
   readonly root: string;
   /** Told of every call, for the log. */
@@ -64,10 +67,10 @@ const stateSchema = z.looseObject({
 });
 const featuresSchema = z.looseObject({ linux: z.looseObject({ namespaces: z.array(z.string()).nullish() }).nullish() });
 
-export function createOciRuntime({ name, program = name, root, onCall }: OciRuntimeOptions): OciRuntime {
+export function createOciRuntime({ name, program = name, env = {}, root, onCall }: OciRuntimeOptions): OciRuntime {
   const globalArgs = ['--root', root, '--log-format', 'json'];
   const call = async (verb: string, id: string, args: readonly string[]): Promise<CommandResult> => {
-    const result = await runCommand(program, [...globalArgs, verb, ...args]);
+    const result = await runCommand(program, [...globalArgs, verb, ...args], { env });
     onCall?.({ verb, id, durationMs: result.durationMs });
     return result;
   };
@@ -86,6 +89,7 @@ export function createOciRuntime({ name, program = name, root, onCall }: OciRunt
   return {
     name,
     program,
+    env,
     globalArgs,
     state,
     start: (id) => must('start', id, [id]),

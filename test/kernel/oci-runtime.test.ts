@@ -1,11 +1,14 @@
-import { execFile } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { closeSync, existsSync, openSync, readlinkSync } from 'node:fs';
 import { copyFile, mkdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { describe, expect, it } from 'vitest';
+import { createMounts } from '../../runtime/kernel/mount.ts';
 import { createOciRuntime, type OciRuntime, type RuntimeName } from '../../runtime/kernel/oci-runtime.ts';
+import { sealProgram } from '../../runtime/kernel/sealed-program.ts';
 import { type TestHost, testHost } from './leaks.ts';
 
 const run = promisify(execFile);
@@ -117,6 +120,38 @@ describe.each<RuntimeName>(['crun', 'runc'])('%s', (name) => {
     await runtime.delete(made.id, { force: true });
     expect(await runtime.list()).toEqual([]);
     expect([...(await runtime.namespaces())]).toEqual(expect.arrayContaining(['mount', 'pid', 'network']));
+  });
+
+  it('cannot be overwritten through a call that is under way (CVE-2019-5736), and need not copy itself', async () => {
+    await using host = await testHost();
+    const mounts = createMounts({ architecture: process.arch });
+    const program = (await run('which', [name])).stdout.trim();
+    // As after a crash: the mount of an engine before is there.
+    await sealProgram(mounts, { program, directory: host.runDir });
+    await using sealed = await sealProgram(mounts, { program, directory: host.runDir });
+    expect((await mounts.list()).filter(({ target }) => target === sealed.path)).toHaveLength(1);
+    const runtime = createOciRuntime({ name, program: sealed.path, env: sealed.env, root: join(host.root, name) });
+    const made = await bundle(host, ['sleep', '1000']);
+    await create(runtime, made);
+    await runtime.start(made.id);
+
+    const processPath = join(host.root, 'process.json');
+    const command = { user: { uid: 0, gid: 0 }, args: ['sh', '-c', 'echo; read _'], env: ['PATH=/bin'], cwd: '/' };
+    await writeFile(processPath, JSON.stringify(command));
+    const child = spawn(runtime.program, runtime.execArgs(made.id, { processPath }), {
+      env: { ...process.env, ...runtime.env },
+      stdio: ['pipe', 'pipe', 'inherit'],
+    });
+    const closed = once(child, 'close');
+    await once(child.stdout, 'data');
+    expect(readlinkSync(`/proc/${child.pid}/exe`)).toBe(sealed.path);
+    const held = openSync(`/proc/${child.pid}/exe`, 'r');
+    child.stdin.end('\n');
+    await closed;
+    // What a process of the container would do: reopen what it holds, once nobody runs it any more.
+    expect(() => openSync(`/proc/self/fd/${held}`, 'r+')).toThrow('EROFS');
+    closeSync(held);
+    await runtime.delete(made.id, { force: true });
   });
 });
 
