@@ -14,6 +14,7 @@ import type { Log } from '../shared/log.ts';
 import type { ProxySettings } from '../shared/proxies.ts';
 import { parseReference } from '../shared/reference.ts';
 import type { Cancelable } from '../shared/streams.ts';
+import { BUILD_CACHE_MIGRATIONS, type BuildCache, type CacheTables, openBuildCache } from './build/cache.ts';
 import type { EngineConfig } from './config.ts';
 import { type ContainerArchives, createContainerArchives } from './containers/archives.ts';
 import { CONTAINER_MIGRATIONS, type ContainerTables } from './containers/container-store.ts';
@@ -34,7 +35,7 @@ import {
 import { type Distribution, describeRemote } from './distribution.ts';
 import { createEventLog, type EventLog } from './events.ts';
 import type { GcPolicy } from './images/gc-policy.ts';
-import type { Images, ImageUsers, PruneResult } from './images/images.ts';
+import type { CachedContent, Images, ImageUsers, PruneResult } from './images/images.ts';
 import { openImages } from './images/open.ts';
 import { IMAGE_MIGRATIONS, type ImageTables } from './images/tables.ts';
 import { createCgroups } from './kernel/cgroups.ts';
@@ -186,7 +187,7 @@ export interface EngineOptions {
   readonly randomId: () => string;
 }
 
-type Tables = LayerTables & ImageTables & ContainerTables & NetworkTables & VolumeTables;
+type Tables = LayerTables & ImageTables & ContainerTables & NetworkTables & VolumeTables & CacheTables;
 
 /**
  * Opens everything in its order: database, stores, what a crash left, what still runs. When it resolves, every container
@@ -208,6 +209,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
         ...CONTAINER_MIGRATIONS,
         ...NETWORK_MIGRATIONS,
         ...VOLUME_MIGRATIONS,
+        ...BUILD_CACHE_MIGRATIONS,
       ],
     }),
   );
@@ -229,7 +231,10 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     directory: root,
     blobs: createFsBlobStore({ root: join(root, 'content'), now }),
     layers: unmountingLayers(layers, snapshotter),
-    users: lateUsers(() => containers.users),
+    users: lateUsers(
+      () => containers.users,
+      () => buildCache.content(),
+    ),
     events,
     log: log.child({ component: 'images' }),
     architecture: facts.architecture,
@@ -239,6 +244,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   });
 
   undo.defer(() => images.settled());
+  const buildCache: BuildCache = await openBuildCache({ database, layers, images, now });
   const volumes = await openVolumes({
     database,
     directory: join(root, 'volumes'),
@@ -465,11 +471,12 @@ function unmountingLayers(layers: LayerStore, snapshotter: Snapshotter): LayerSt
 }
 
 /** Containers are opened after the images that they are made of, and asked only when somebody calls. */
-function lateUsers(users: () => ImageUsers): ImageUsers {
+function lateUsers(users: () => Omit<ImageUsers, 'cached'>, cached: () => CachedContent): ImageUsers {
   return {
     usedBy: (image) => users().usedBy(image),
     imagesInUse: () => users().imagesInUse(),
     layersInUse: () => users().layersInUse(),
+    cached: async () => cached(),
   };
 }
 

@@ -7,11 +7,12 @@ import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Digest } from '../../shared/digest.ts';
 import { AppError, messageOf } from '../../shared/errors.ts';
-import type { ImageUse, ImageUsers } from '../images/images.ts';
+import type { ImageUse, ImageUsers, Lease } from '../images/images.ts';
 import { type ContainerRecord, isAlive } from './container.ts';
 import { createContainerStore } from './container-store.ts';
 import { claimVolumes, releaseVolumes, volumeParts } from './container-volumes.ts';
 import type {
+  ContainerBase,
   ContainerDetails,
   ContainerSize,
   ContainerSummary,
@@ -40,7 +41,7 @@ const LOG_TRIM_MS = 1000;
 const ADOPT_CONCURRENCY = 16;
 
 export interface LocalContainers extends Containers {
-  readonly users: ImageUsers;
+  readonly users: Omit<ImageUsers, 'cached'>;
   /** A container's files; whoever opened them disposes them. @throws as every verb */
   openFiles(name: string): Promise<OpenFiles>;
   /** What the logs occupy, for `system df`. */
@@ -109,31 +110,29 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
     const reference = request.config.Image;
     // Before the image is looked for: nobody should pull one first, and in vain.
     if (ports.obstacle !== undefined) throw new AppError('unsupported', `cannot run a container: ${ports.obstacle}`);
-    if (reference === '') throw new AppError('invalid', 'no command specified');
+    if (reference === '' && options.base === undefined) throw new AppError('invalid', 'no command specified');
     const id = ports.randomId();
     const name = takeName(options.name, id);
     try {
       await using lease = ports.images.lease();
-      const image = await ports.images.resolve(reference);
-      await lease.protectImage(image);
-      checkPlatform(options.platform, image.config);
-      const { warnings, mountPlan, ...plan } = planContainer(request, image.config.config, {
+      const base = options.base ?? (await imageBase(reference, options.platform, lease));
+      const { warnings, mountPlan, ...plan } = planContainer(request, base.config, {
         id,
         host: ports.host,
         mountsOf: (container) => find(container).record.mounts,
       });
       for (const { target } of hostLinks(plan.hostConfig)) mustExist(target);
       await using undo = new AsyncDisposableStack();
-      const mounts = await claimVolumes(ports, mountPlan, { id, chain: image.chain });
+      const mounts = await claimVolumes(ports, mountPlan, { id, chain: base.chain });
       undo.defer(() => releaseVolumes(ports, { id, mounts }, { anonymous: true }));
       const record: ContainerRecord = {
         id,
         name,
         createdAt: ports.now(),
-        imageId: image.id,
+        imageId: base.imageId,
         imageName: reference,
-        chain: image.chain,
-        platform: { os: image.config.os, architecture: image.config.architecture },
+        chain: base.chain,
+        platform: base.platform,
         ...plan,
         mounts,
         endpoints: planEndpoints({ ...plan, endpoints: request.endpoints }, networkName),
@@ -151,6 +150,14 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
       idByName.delete(name);
       throw error;
     }
+  };
+
+  const imageBase = async (reference: string, platform: string | undefined, lease: Lease): Promise<ContainerBase> => {
+    const image = await ports.images.resolve(reference);
+    await lease.protectImage(image);
+    checkPlatform(platform, image.config);
+    const { config, os, architecture } = image.config;
+    return { imageId: image.id, config, chain: image.chain, platform: { os, architecture } };
   };
 
   const sizeOf = async (container: LiveContainer): Promise<ContainerSize> => {
@@ -405,7 +412,7 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
   };
 }
 
-function imageUsersOf(byId: ReadonlyMap<string, LiveContainer>): ImageUsers {
+function imageUsersOf(byId: ReadonlyMap<string, LiveContainer>): Omit<ImageUsers, 'cached'> {
   const useOf = ({ id, record }: LiveContainer): ImageUse => ({ containerId: id, running: isAlive(record.state) });
   const byRunning = (a: ImageUse, b: ImageUse) => Number(b.running) - Number(a.running);
   return {

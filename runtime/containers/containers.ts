@@ -8,6 +8,8 @@
  * Where clients match Docker's messages, errors carry Docker's words.
  */
 import type { Writable } from 'node:stream';
+import type { Digest } from '../../shared/digest.ts';
+import type { ImageRunConfig } from '../../shared/oci.ts';
 import type { Cancelable } from '../../shared/streams.ts';
 import type { Endpoint, SandboxState } from '../networks/networks.ts';
 import type { ContainerRecord } from './container.ts';
@@ -90,6 +92,16 @@ export interface CreateOptions {
   readonly name?: string | undefined;
   /** `os/architecture[/variant]`, refused when the image is of another. */
   readonly platform?: string | undefined;
+  /** What it stands on, instead of an image by the request's name: for a step of a build. The caller leases it. */
+  readonly base?: ContainerBase | undefined;
+}
+export interface ContainerBase {
+  /** What `ps` calls it made from. */
+  readonly imageId: Digest;
+  readonly config: ImageRunConfig;
+  /** Base first. */
+  readonly chain: readonly Digest[];
+  readonly platform: { readonly os: string; readonly architecture: string };
 }
 export interface Created {
   readonly id: string;

@@ -4,34 +4,28 @@
  * The layer is compressed on its way into the content store, so that a push sends what is stored. The manifest is OCI,
  * also over a Docker parent: layer types translate without touching their bytes.
  */
-import type { Readable } from 'node:stream';
+import { once } from 'node:events';
+import { Readable, type Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { createGzip } from 'node:zlib';
-import { chainIdOf, type Digest, digestOf } from '../../shared/digest.ts';
+import { type Digest, digestOf } from '../../shared/digest.ts';
 import { AppError } from '../../shared/errors.ts';
 import { isForeignLayer, layerCompression, MEDIA_TYPES } from '../../shared/media-types.ts';
 import { type Descriptor, type ImageConfig, MANIFEST_MAX_BYTES, parseManifest } from '../../shared/oci.ts';
 import { parseReference } from '../../shared/reference.ts';
-import { type Cancelable, collect, type Measured, measure } from '../../shared/streams.ts';
+import { type Cancelable, collect, measure } from '../../shared/streams.ts';
 import { applyChanges } from '../dockerfile/image-config.ts';
-import { createLayerSource } from '../layers/layer-source.ts';
 import type { Chain } from '../layers/layer-store.ts';
 import { decompress } from './decompress.ts';
-import type { CreateRequest, ImageId, ImportOptions } from './images.ts';
+import type { AssembleRequest, CreateRequest, ImageId, ImageLayer, ImportOptions } from './images.ts';
 import type { Protection } from './leases.ts';
 import { normalizePlatform, parsePlatform } from './platform.ts';
 import type { ImagePorts } from './ports.ts';
 import { putBytes, recordedBlobs } from './pull.ts';
-import { noSuchImage, type StoredLayer } from './store.ts';
+import { noSuchImage } from './store.ts';
 
 /** A third of the time of zlib's default for a few percent more bytes. */
 const GZIP_LEVEL = 3;
-
-interface Parent {
-  readonly layers: readonly StoredLayer[];
-  readonly descriptors: readonly Descriptor[];
-  readonly config: ImageConfig;
-}
 
 /** @throws what Images.create says */
 export async function createImage(
@@ -39,42 +33,29 @@ export async function createImage(
   request: CreateRequest,
   options: Cancelable = {},
 ): Promise<ImageId> {
-  const runConfig = applyChanges(request.config, request.changes ?? []);
+  const config = applyChanges(request.config, request.changes ?? []);
   await using lease = ports.leases.acquire();
-  const parent = request.parent === undefined ? undefined : await readParent(ports, request.parent, lease);
-  const lower = parent?.layers ?? [];
-  const made =
-    request.layer === undefined
-      ? undefined
-      : await storeLayer(ports, request.layer, { ...options, lease, diffIds: parent?.config.diffIds ?? [], lower });
-
-  const layers = [...lower, ...(made === undefined ? [] : [made.layer])];
-  const config = Buffer.from(
-    JSON.stringify(configOf(ports, { ...request, config: runConfig }, { parent: parent?.config, layers })),
-  );
-  const id = digestOf(config);
-  const configDescriptor = { mediaType: MEDIA_TYPES.ociConfig, digest: id, size: config.length };
-  const descriptors = [...(parent?.descriptors ?? []), ...(made === undefined ? [] : [made.descriptor])];
-  const document = {
-    schemaVersion: 2,
-    mediaType: MEDIA_TYPES.ociManifest,
-    config: configDescriptor,
-    layers: descriptors.map(ociLayer),
-  };
-  const bytes = Buffer.from(JSON.stringify(document));
-  const manifest = { mediaType: MEDIA_TYPES.ociManifest, digest: digestOf(bytes), size: bytes.length };
-  await lease.protect(id, manifest.digest);
-  await putBytes(ports, config, id);
-  await putBytes(ports, bytes, manifest.digest);
-  const blobs = await recordedBlobs(ports, [manifest.digest, id, ...descriptors.map((layer) => layer.digest)]);
-  const names = request.name === undefined ? [] : [parseReference(request.name)];
-  const now = ports.now();
-  await ports.store.put({ id, config, manifest, layers, blobs, names, now, parentId: request.parent });
+  const { parent } = request;
+  if (parent !== undefined) await lease.protect(parent);
+  const lower = parent === undefined ? [] : await imageLayers(ports, parent, lease);
+  const above = request.layer === undefined ? [] : [await putLayer(ports, request.layer, { ...options, lower, lease })];
+  const parentConfig = parent === undefined ? undefined : await ports.store.config(parent);
+  const { id } = await assembleImage(ports, {
+    layers: [...lower, ...above],
+    config: configOf(ports, { ...request, config }, parentConfig),
+    names: request.name === undefined ? [] : [request.name],
+    parentId: parent,
+    lease,
+  });
   return id;
 }
 
-async function readParent(ports: ImagePorts, id: ImageId, lease: Protection): Promise<Parent> {
-  await lease.protect(id);
+/** @throws what Images.layers says */
+export async function imageLayers(
+  ports: ImagePorts,
+  id: ImageId,
+  lease: Pick<Protection, 'protect'>,
+): Promise<readonly ImageLayer[]> {
   const image = await ports.store.get(id);
   if (image === undefined) throw noSuchImage(id);
   await lease.protect(...image.layers.map((layer) => layer.layerId), ...image.blobs);
@@ -83,57 +64,96 @@ async function readParent(ports: ImagePorts, id: ImageId, lease: Protection): Pr
   const document = parseManifest(bytes, image.manifest.mediaType);
   if (document.kind !== 'manifest')
     throw new AppError('integrity', `cannot read image ${id}: its manifest is an index`);
-  return { layers: image.layers, descriptors: document.layers, config: await ports.store.config(id) };
+  return image.layers.map((layer, index) => {
+    const descriptor = document.layers[index];
+    if (descriptor === undefined)
+      throw new AppError('integrity', `cannot read image ${id}: its manifest names ${document.layers.length} layers`);
+    return { ...layer, descriptor };
+  });
 }
 
-interface StoreLayerOptions extends Cancelable {
+interface PutOptions extends Cancelable {
+  readonly lower: readonly ImageLayer[];
   readonly lease: Protection;
-  /** Of the layers below. */
-  readonly diffIds: readonly Digest[];
-  readonly lower: readonly StoredLayer[];
 }
 
-async function storeLayer(
+/** Unpacked and compressed side by side, out of one reading. @throws what Images.putLayer says */
+export async function putLayer(
   ports: ImagePorts,
   tar: Readable,
-  options: StoreLayerOptions,
-): Promise<{ readonly layer: StoredLayer; readonly descriptor: Descriptor }> {
-  const { lease, diffIds, lower, signal } = options;
-  const raw = measure();
-  const compressed = measure();
+  { lower, lease, signal }: PutOptions,
+): Promise<ImageLayer> {
   const gzip = createGzip({ level: GZIP_LEVEL, chunkSize: 1 << 18 });
+  const compressed = measure();
   await using ingest = await ports.blobs.ingest(`create-${ports.randomId()}`, { signal });
-  let blob: Measured;
   try {
-    const flow = pipeline(tar, raw, gzip, compressed, { signal });
-    await Promise.all([flow, ingest.append(compressed, { signal })]);
-    blob = compressed.result();
-    const diffId = raw.result().digest;
-    await lease.protect(blob.digest, diffId, chainIdOf([...diffIds, diffId]) ?? diffId);
+    const compressing = Promise.all([pipeline(gzip, compressed, { signal }), ingest.append(compressed, { signal })]);
+    // What fails there fails the reading, too.
+    compressing.catch((error: Error) => tar.destroy(error));
+    const chain: Chain = lower.map((layer) => layer.layerId);
+    const protect = (id: Digest) => lease.protect(id);
+    const layer = await ports.layers.make(Readable.from(teed(tar, gzip), { objectMode: false }), chain, {
+      protect,
+      signal,
+    });
+    await compressing;
+    const blob = compressed.result();
+    await lease.protect(blob.digest);
     await ingest.commit(blob);
+    await ports.store.putBlob(await ports.measureBlob(blob.digest));
+    const descriptor = { mediaType: MEDIA_TYPES.ociLayerGzip, digest: blob.digest, size: blob.sizeBytes };
+    return { diffId: layer.diffId, layerId: layer.id, descriptor };
   } catch (error) {
+    gzip.destroy();
     await ingest.abort();
     throw error;
   }
-  await ports.store.putBlob(await ports.measureBlob(blob.digest));
-  const diffId = raw.result().digest;
-  const source = createLayerSource([ports.blobs.pathOf(blob.digest)]);
-  source.end(blob.sizeBytes);
-  const chain: Chain = lower.map((layer) => layer.layerId);
-  const layer = await ports.layers.ingest(
-    { diffId, compression: 'gzip', source: source.source, lower: Promise.resolve(chain) },
-    { signal },
-  );
-  const descriptor = { mediaType: MEDIA_TYPES.ociLayerGzip, digest: blob.digest, size: blob.sizeBytes };
-  return { layer: { diffId, layerId: layer.id }, descriptor };
 }
 
-function configOf(
+/** Passes bytes through and writes them to `aside`, at the pace of the slower reader. */
+async function* teed(source: Readable, aside: Writable): AsyncGenerator<Buffer, void, undefined> {
+  for await (const chunk of source) {
+    if (!aside.write(chunk)) await once(aside, 'drain');
+    yield chunk;
+  }
+  aside.end();
+}
+
+interface AssembleOptions extends Omit<AssembleRequest, 'lease'> {
+  readonly parentId?: ImageId | undefined;
+  readonly lease: Protection;
+}
+
+/** @throws what Images.assemble says */
+export async function assembleImage(
   ports: ImagePorts,
-  request: CreateRequest,
-  below: { readonly parent: ImageConfig | undefined; readonly layers: readonly StoredLayer[] },
-): Record<string, unknown> {
-  const { parent, layers } = below;
+  request: AssembleOptions,
+): Promise<{ readonly id: ImageId; readonly manifest: Descriptor }> {
+  const { layers, lease, annotations, parentId } = request;
+  const rootfs = { type: 'layers', diff_ids: layers.map((layer) => layer.diffId) };
+  const { history, ...about } = request.config;
+  const config = Buffer.from(JSON.stringify({ ...about, rootfs, history }));
+  const id = digestOf(config);
+  const document = {
+    schemaVersion: 2,
+    mediaType: MEDIA_TYPES.ociManifest,
+    config: { mediaType: MEDIA_TYPES.ociConfig, digest: id, size: config.length },
+    layers: layers.map((layer) => ociLayer(layer.descriptor)),
+    annotations,
+  };
+  const bytes = Buffer.from(JSON.stringify(document));
+  const manifest = { mediaType: MEDIA_TYPES.ociManifest, digest: digestOf(bytes), size: bytes.length };
+  await lease.protect(id, manifest.digest);
+  await putBytes(ports, config, id);
+  await putBytes(ports, bytes, manifest.digest);
+  const blobs = await recordedBlobs(ports, [manifest.digest, id, ...layers.map((layer) => layer.descriptor.digest)]);
+  const names = (request.names ?? []).map((name) => parseReference(name));
+  const stored = layers.map(({ diffId, layerId }) => ({ diffId, layerId }));
+  await ports.store.put({ id, config, manifest, layers: stored, blobs, names, now: ports.now(), parentId });
+  return { id, manifest };
+}
+
+function configOf(ports: ImagePorts, request: CreateRequest, parent: ImageConfig | undefined): Record<string, unknown> {
   const created = ports.now().toISOString();
   const platform = parent ?? normalizePlatform(request.platform ?? ports.host);
   const { author, comment, createdBy: created_by } = request;
@@ -145,7 +165,6 @@ function configOf(
     variant: platform.variant,
     os: platform.os,
     config: request.config,
-    rootfs: { type: 'layers', diff_ids: layers.map((layer) => layer.diffId) },
     history: [...(parent?.history ?? []), step],
   };
 }

@@ -71,13 +71,32 @@ export interface Images {
   load(tar: Readable, options?: LoadOptions): Promise<readonly LoadedImage[]>;
   /** Makes a one-layer image of a filesystem tar, plain or compressed by gzip, zstd, bzip2 or xz. */
   import(tar: Readable, options?: ImportOptions): Promise<ImageId>;
-  /** Makes an image of a parent and one more layer: commit, and steps of a build. */
+  /** Makes an image of a parent and one more layer: commit. */
   create(request: CreateRequest, options?: Cancelable): Promise<ImageId>;
+  /** The layers of an image with their blobs, base first. @throws as resolve */
+  layers(id: ImageId): Promise<readonly ImageLayer[]>;
+  /**
+   * Stores a layer that no image has yet: the result of a step of a build. `tar` is an uncompressed layer tar, consumed
+   * whole. The lease protects what was stored.
+   * @throws as LayerStore.ingest
+   */
+  putLayer(tar: Readable, options: PutLayerOptions): Promise<ImageLayer>;
+  /** Makes an image of layers that are here, by a config of the caller's. */
+  assemble(request: AssembleRequest): Promise<{ readonly id: ImageId; readonly manifest: Descriptor }>;
   /**
    * Protects content from collection until disposed. Hold one from before content is looked up until a row or a
    * container names it. Leases live in memory: after a crash nothing is in progress.
    */
   lease(): Lease;
+  /** What a committed blob occupies on disk. @throws AppError 'not-found' */
+  blobBytes(digest: Digest): Promise<number>;
+  /** Every layer and blob that an image names. */
+  namedContent(): Promise<CachedContent>;
+  /**
+   * Removes layers and blobs that their owner, the build cache, has forgotten: those that no image, lease or container
+   * keeps. Answers the bytes given back.
+   */
+  discard(content: CachedContent): Promise<number>;
   /** Removes bytes that nothing names any more: after a container is removed, or when a lease ends. */
   collect(): Promise<Collected>;
   /** At start, before anything is pulled or run: removes what a crash left, and stale unfinished downloads. */
@@ -206,7 +225,7 @@ export interface ImagesUsage {
   readonly activeCount: number;
   /** Every image counted whole. */
   readonly logicalBytes: number;
-  /** Every layer and blob once, orphans included: what the store occupies. */
+  /** Every layer and blob once, orphans included, without what only the build cache has: what the store occupies. */
   readonly actualBytes: number;
   /** What `prune` of all unused images frees. */
   readonly reclaimableBytes: number;
@@ -289,6 +308,30 @@ export interface CreateRequest {
   readonly name?: string | undefined;
 }
 
+/** A layer of an image: unpacked, and as the blob that its manifest names. */
+export interface ImageLayer {
+  readonly diffId: Digest;
+  readonly layerId: LayerId;
+  readonly descriptor: Descriptor;
+}
+
+export interface PutLayerOptions extends Cancelable {
+  /** Base first. */
+  readonly lower: readonly ImageLayer[];
+  readonly lease: Lease;
+}
+
+export interface AssembleRequest {
+  /** Base first. */
+  readonly layers: readonly ImageLayer[];
+  /** All of the config but `rootfs`, which follows from the layers. */
+  readonly config: Readonly<Record<string, unknown>>;
+  readonly annotations?: Readonly<Record<string, string>> | undefined;
+  /** `repository[:tag]`, familiar or full. */
+  readonly names?: readonly string[] | undefined;
+  readonly lease: Lease;
+}
+
 export interface Lease extends AsyncDisposable {
   /** Resolves once the digest (of an image, a blob or a layer) cannot be collected; then look it up. */
   protect(digest: Digest): Promise<void>;
@@ -304,6 +347,14 @@ export interface ImageUsers {
   imagesInUse(): Promise<ReadonlyMap<ImageId, readonly ImageUse[]>>;
   /** Layers below writable layers that exist, whether or not an image still names them. */
   layersInUse(): Promise<ReadonlySet<LayerId>>;
+  /** What is kept for another purpose than images, and counted there: layers and blobs of the build cache. */
+  cached(): Promise<CachedContent>;
+}
+
+/** Layers and blobs by digest. */
+export interface CachedContent {
+  readonly layers: ReadonlySet<LayerId>;
+  readonly blobs: ReadonlySet<Digest>;
 }
 
 export interface ImageUse {

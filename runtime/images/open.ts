@@ -9,15 +9,23 @@ import { parseReference } from '../../shared/reference.ts';
 import type { EventLog } from '../events.ts';
 import type { LayerStore } from '../layers/layer-store.ts';
 import { loadImages, saveImages } from './archive.ts';
-import { createImage, importImage } from './create.ts';
+import { assembleImage, createImage, imageLayers, importImage, putLayer } from './create.ts';
 import { createErasures } from './erasures.ts';
 import type { Images, ImageUsers, Lease } from './images.ts';
-import { createLeases } from './leases.ts';
+import { createLeases, type Protection } from './leases.ts';
 import { hostPlatform } from './platform.ts';
 import type { ImagePorts } from './ports.ts';
 import { pullAllTags, pullImage } from './pull.ts';
 import { pushImage } from './push.ts';
-import { applyGcPolicy, collectUnnamed, KEEP_UNFINISHED_MS, pruneImages, removeImage, sweepImages } from './reclaim.ts';
+import {
+  applyGcPolicy,
+  collectUnnamed,
+  discardContent,
+  KEEP_UNFINISHED_MS,
+  pruneImages,
+  removeImage,
+  sweepImages,
+} from './reclaim.ts';
 import { imageHistory, inspectImage, listImages, reportUsage } from './report.ts';
 import { ImageStore, noSuchImage, type StoredBlob } from './store.ts';
 import type { ImageTables } from './tables.ts';
@@ -99,10 +107,35 @@ export function openImages(options: ImagesOptions): Images {
     load: (tar, load) => loadImages(ports, tar, load),
     import: (tar, imported) => importImage(ports, tar, imported),
     create: (request, create) => createImage(ports, request, create),
+    async layers(id) {
+      await using lease = leases.acquire();
+      return await imageLayers(ports, id, lease);
+    },
+    putLayer: (tar, { lease, ...put }) => putLayer(ports, tar, { ...put, lease: protectionOf(lease) }),
+    assemble: ({ lease, ...request }) => assembleImage(ports, { ...request, lease: protectionOf(lease) }),
     lease: () => openLease(ports),
+    blobBytes: async (digest) => (await measureBlob(digest)).diskBytes,
+    async namedContent() {
+      const images = await store.all();
+      return {
+        layers: new Set(images.flatMap((image) => image.layers.map((layer) => layer.layerId))),
+        blobs: new Set(images.flatMap((image) => image.blobs)),
+      };
+    },
+    discard: (content) => discardContent(ports, content),
     collect: () => collectUnnamed(ports, { keepMs: KEEP_UNFINISHED_MS }),
     sweep: () => sweepImages(ports),
     settled: () => erasures.settled(),
+  };
+}
+
+/** A lease of the caller's, as the stores below take it: it stays the caller's. */
+function protectionOf(lease: Lease): Protection {
+  return {
+    protect: async (...digests) => {
+      await Promise.all(digests.map((digest) => lease.protect(digest)));
+    },
+    async [Symbol.asyncDispose]() {},
   };
 }
 

@@ -10,7 +10,7 @@ import { isKind, messageOf } from '../../shared/errors.ts';
 import type { Layer, LayerId } from '../layers/layer-store.ts';
 import { hasLabels } from './filters.ts';
 import { countToRemove, type GcPolicy } from './gc-policy.ts';
-import type { Collected, PruneFilter, PruneResult, Removal, RemoveOptions } from './images.ts';
+import type { CachedContent, Collected, PruneFilter, PruneResult, Removal, RemoveOptions } from './images.ts';
 import type { Condemned } from './leases.ts';
 import type { ImagePorts } from './ports.ts';
 import { planRemoval, type RemovalSubject } from './removal.ts';
@@ -205,6 +205,17 @@ export async function collectUnnamed(
   return { layers: erased.layers.length, blobs: erased.blobs.length, ingests, bytes, erased };
 }
 
+/** @throws nothing but what the database does: bytes that cannot be deleted stay for the next sweep */
+export async function discardContent(ports: ImagePorts, { layers, blobs }: CachedContent): Promise<number> {
+  if (layers.size === 0 && blobs.size === 0) return 0;
+  const erasure = await erase(ports, (choose) =>
+    ports.store.collect([...layers], (unnamed) =>
+      choose({ ...unnamed, blobs: unnamed.blobs.filter((blob) => blobs.has(blob.digest)) }),
+    ),
+  );
+  return bytesOf(await erasure.done);
+}
+
 /** At start: first gives a row to every blob that a crash left without one, so that its age decides like any other's. */
 export async function sweepImages(ports: ImagePorts): Promise<Collected> {
   const known = new Set((await ports.store.blobs()).map((blob) => blob.digest));
@@ -226,9 +237,9 @@ async function erase(ports: ImagePorts, transaction: (choose: Choose) => Promise
   const choose: Choose = async (unnamed) => {
     condemned = ports.leases.condemn([...unnamed.blobs.map((blob) => blob.digest), ...unnamed.layers]);
     const taken = new Set(condemned.digests);
-    const held = await ports.users.layersInUse();
-    blobs = unnamed.blobs.filter((blob) => taken.has(blob.digest));
-    layers = unnamed.layers.filter((id) => taken.has(id) && !held.has(id));
+    const [held, cached] = await Promise.all([ports.users.layersInUse(), ports.users.cached()]);
+    blobs = unnamed.blobs.filter((blob) => taken.has(blob.digest) && !cached.blobs.has(blob.digest));
+    layers = unnamed.layers.filter((id) => taken.has(id) && !held.has(id) && !cached.layers.has(id));
     return blobs.map((blob) => blob.digest);
   };
   try {

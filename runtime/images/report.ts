@@ -5,6 +5,7 @@ import type { Digest } from '../../shared/digest.ts';
 import type { Layer } from '../layers/layer-store.ts';
 import { hasLabels, matchesReference } from './filters.ts';
 import type {
+  CachedContent,
   HistoryStep,
   ImageDetail,
   ImageFilter,
@@ -25,17 +26,19 @@ export interface UsageState {
   readonly layers: readonly Layer[];
   readonly inUse: ReadonlyMap<Digest, readonly ImageUse[]>;
   readonly layersInUse: ReadonlySet<Digest>;
+  readonly cached: CachedContent;
   readonly ingests: number;
   readonly ingestBytes: number;
 }
 
 export async function readUsage(ports: ImagePorts): Promise<UsageState> {
-  const [images, blobBytes, layers, inUse, layersInUse] = await Promise.all([
+  const [images, blobBytes, layers, inUse, layersInUse, cached] = await Promise.all([
     ports.store.all(),
     ports.store.blobBytes(),
     ports.layers.list(),
     ports.users.imagesInUse(),
     ports.users.layersInUse(),
+    ports.users.cached(),
   ]);
   let ingests = 0;
   let ingestBytes = 0;
@@ -43,11 +46,12 @@ export async function readUsage(ports: ImagePorts): Promise<UsageState> {
     ingests++;
     ingestBytes += ingest.offset;
   }
-  return { images, blobBytes, layers, inUse, layersInUse, ingests, ingestBytes };
+  return { images, blobBytes, layers, inUse, layersInUse, cached, ingests, ingestBytes };
 }
 
 /** `usedImages` undefined = those that containers use, and leased ones. */
 export function sumsOf(ports: ImagePorts, state: UsageState, usedImages?: ReadonlySet<Digest>): UsageSums {
+  const isCached = (digest: Digest) => state.cached.layers.has(digest) || state.cached.blobs.has(digest);
   const isUsed = (id: Digest) => state.inUse.has(id) || ports.leases.isProtected(id);
   return sumUsage({
     images: new Map(
@@ -56,7 +60,8 @@ export function sumsOf(ports: ImagePorts, state: UsageState, usedImages?: Readon
     layerBytes: new Map(state.layers.map((layer) => [layer.id, layer.diskBytes])),
     blobBytes: state.blobBytes,
     usedImages: usedImages ?? new Set(state.images.map((image) => image.id).filter(isUsed)),
-    isHeld: (digest) => state.layersInUse.has(digest) || ports.leases.isProtected(digest),
+    isHeld: (digest) => state.layersInUse.has(digest) || isCached(digest) || ports.leases.isProtected(digest),
+    isCached,
   });
 }
 

@@ -23,6 +23,8 @@ export interface UsageInput {
   readonly usedImages: ReadonlySet<Digest>;
   /** Layers and blobs that are in use or leased whatever becomes of the images. */
   readonly isHeld: (digest: Digest) => boolean;
+  /** Layers and blobs that the build cache has, and counts where no image names them. */
+  readonly isCached: (digest: Digest) => boolean;
 }
 
 export interface UsageSums {
@@ -30,7 +32,7 @@ export interface UsageSums {
   readonly logicalBytes: number;
   readonly actualBytes: number;
   readonly reclaimableBytes: number;
-  /** Named by no image. */
+  /** Named by no image, and not by the build cache. */
   readonly orphans: { readonly layers: number; readonly blobs: number; readonly bytes: number };
 }
 
@@ -80,6 +82,7 @@ export function sumUsage(input: UsageInput): UsageSums {
   let reclaimableBytes = 0;
   const orphans = { layers: 0, blobs: 0, bytes: 0 };
   const count = (tally: Tally, digest: Digest) => {
+    if (tally.images === 0 && input.isCached(digest)) return;
     actualBytes += tally.bytes;
     if (tally.used === 0 && !input.isHeld(digest)) reclaimableBytes += tally.bytes;
     if (tally.images > 0) return;

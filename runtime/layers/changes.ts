@@ -29,25 +29,46 @@ const MOUNT_POINTS = new Set([
 /** Linux's; Node has no name for it. The descriptor names a file without opening it: a pipe would make us wait. */
 const O_PATH = 0o10000000;
 
+export interface ChangesOptions {
+  /** Absolute paths inside where something else was mounted: neither they nor what was made to hold them count. */
+  readonly mountPoints?: readonly string[];
+}
+
 /** `upper` is overlayfs's upper directory. In byte order, each directory before what it holds. */
-export async function changesOf(upper: string, lower: MergedDirectory | undefined): Promise<readonly LayerChange[]> {
+export async function changesOf(
+  upper: string,
+  lower: MergedDirectory | undefined,
+  { mountPoints = [] }: ChangesOptions = {},
+): Promise<readonly LayerChange[]> {
   const found: LayerChange[] = [];
+  const hidden = new Set([...MOUNT_POINTS, ...mountPoints]);
+  const above = new Set(mountPoints.flatMap(ancestorsOf));
   await using root = await open(upper, O_PATH | constants.O_DIRECTORY);
-  await collectChanges(root, '', { lower, found });
+  await collectChanges(root, '', { lower, found, hidden, above });
   return found;
+}
+
+/** `/a/b/c` → `/a`, `/a/b`. */
+function ancestorsOf(path: string): readonly string[] {
+  const names = path.split('/').slice(1, -1);
+  return names.map((_, index) => `/${names.slice(0, index + 1).join('/')}`);
 }
 
 interface Walk {
   readonly lower: MergedDirectory | undefined;
   readonly found: LayerChange[];
+  readonly hidden: ReadonlySet<string>;
+  /** Directories above mount points. */
+  readonly above: ReadonlySet<string>;
 }
 
-async function collectChanges(directory: FileHandle, path: string, { lower, found }: Walk): Promise<void> {
+async function collectChanges(directory: FileHandle, path: string, walk: Walk): Promise<void> {
+  const { lower, found, hidden, above } = walk;
   const here = `/proc/self/fd/${directory.fd}`;
   const names = (await readdir(here, { encoding: 'latin1' })).sort((a, b) => (a < b ? -1 : 1));
   for (const name of names) {
     const inside = `${path}/${nameToUtf8(name)}`;
-    if (MOUNT_POINTS.has(inside)) continue;
+    if (hidden.has(inside)) continue;
     const below = lower?.get(name);
     await using entry = await enter(Buffer.from(`${here}/${name}`, 'latin1'));
     if (entry === undefined) continue;
@@ -61,14 +82,15 @@ async function collectChanges(directory: FileHandle, path: string, { lower, foun
     found.push({ path: inside, kind: below === undefined ? 'added' : 'modified' });
     if (!info.isDirectory()) continue;
     const before = below?.directory;
-    await collectChanges(entry, inside, { lower: before, found });
-    // Copied up only because something was mounted inside it.
+    await collectChanges(entry, inside, { ...walk, lower: before });
+    // Copied up, or made, only because something was mounted inside it.
     const isSame =
       before !== undefined &&
       before.node.mode === (info.mode & 0o7777) &&
       before.node.uid === info.uid &&
       before.node.gid === info.gid;
-    if (isSame && found.length === at + 1) found.pop();
+    const isMade = before === undefined && above.has(inside);
+    if ((isSame || isMade) && found.length === at + 1) found.pop();
   }
 }
 

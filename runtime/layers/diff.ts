@@ -32,11 +32,15 @@ const PRIVATE_XATTR = /^(?:(?:trusted|user)\.overlay\.|security\.selinux$)/;
 export interface DiffOptions {
   /** Whether a changed path, absolute, belongs into the layer; default all of them. */
   readonly includes?: (path: string) => boolean;
+  /** Later times become this one; seconds since 1970. */
+  readonly latestSeconds?: number | undefined;
 }
 
 /** The changes in an upper directory as a layer tar, the same bytes for the same changes. The caller owns the stream. */
-export function diffUpper(upper: string, { includes = () => true }: DiffOptions = {}): Readable {
-  const layer = rewriteTar(readUpper(upper), (entry) => layerEntries(entry, includes));
+export function diffUpper(upper: string, { includes = () => true, latestSeconds }: DiffOptions = {}): Readable {
+  const clamp = (entry: TarEntry): TarEntry =>
+    latestSeconds === undefined ? entry : { ...entry, mtimeSeconds: Math.min(entry.mtimeSeconds, latestSeconds) };
+  const layer = rewriteTar(readUpper(upper), (entry) => layerEntries(clamp(entry), includes));
   return Readable.from(layer, { objectMode: false, highWaterMark: 1 << 20 });
 }
 

@@ -58,6 +58,7 @@ export async function openImagesRig(given?: string): Promise<ImagesRig> {
         usedBy: async (image) => users.get(image) ?? [],
         imagesInUse: async () => users,
         layersInUse: async () => heldLayers,
+        cached: async () => ({ layers: new Set(), blobs: new Set() }),
       },
       events: { publish: (event) => events.push(event) },
       log,

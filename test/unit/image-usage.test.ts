@@ -32,6 +32,7 @@ function sums({ images, bytes, used = [], held = [] }: Given) {
     blobBytes: sizes('B'),
     usedImages: new Set(used.map(id)),
     isHeld: (digest) => heldIds.has(digest),
+    isCached: () => false,
   };
   return sumUsage(input);
 }
@@ -74,6 +75,7 @@ describe('sumUsage', () => {
       blobBytes: new Map([[digest, 4]]),
       usedImages: new Set(),
       isHeld: () => false,
+      isCached: () => false,
     });
     expect(result).toMatchObject({ logicalBytes: 14, actualBytes: 14, reclaimableBytes: 14 });
   });
