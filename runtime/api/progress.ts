@@ -27,10 +27,16 @@ export type Report = (message: ProgressMessage) => void;
 /** Unsent bytes from which counts are dropped. */
 const BACKLOG_BYTES = 256 * 1024;
 
+export interface ProgressOptions {
+  /** What to say in the stream of an error; undefined = its status and message. */
+  readonly failure?: (error: unknown) => { readonly code?: number; readonly message: string } | undefined;
+}
+
 /** Runs work, which reports as it goes; its signal aborts when the client hangs up. */
 export async function streamProgress(
   ctx: ApiContext,
   work: (report: Report, signal: AbortSignal) => Promise<void>,
+  options: ProgressOptions = {},
 ): Promise<void> {
   const { res } = ctx;
   const report: Report = (message) => {
@@ -45,7 +51,8 @@ export async function streamProgress(
   } catch (error) {
     if (!res.headersSent) throw error;
     const { status, body } = answerOf(error);
-    res.end(`${JSON.stringify({ errorDetail: { code: status, message: body.message }, error: body.message })}\r\n`);
+    const errorDetail = options.failure?.(error) ?? { code: status, message: body.message };
+    res.end(`${JSON.stringify({ errorDetail, error: errorDetail.message })}\r\n`);
     // The edge cannot answer any more, but it logs faults.
     throw error;
   }
