@@ -10,10 +10,10 @@ import { dirname } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import { syncDirectory } from '../../shared/atomic-file.ts';
 import { AppError, hasCode, isKind } from '../../shared/errors.ts';
+import { TAR_END, tarHeader, tarPadding } from '../../shared/tar-writer.ts';
 import { feedCommand, runCommand } from '../kernel/command.ts';
 import { type ErofsImage, openErofs } from './erofs-reader.ts';
 import type { TarEntry } from './tar.ts';
-import { TAR_END, tarHeader, tarPadding } from './tar-writer.ts';
 import { type DataRange, type FileNode, type LayerNode, walk } from './tree.ts';
 
 const OPAQUE = 'trusted.overlay.opaque';

@@ -3,9 +3,9 @@
  * filesystem for any name: links in the path lead through the image's own tree (CVE-2022-23648).
  */
 import { setImmediate } from 'node:timers/promises';
+import { TAR_END, tarHeader, tarPadding } from '../../shared/tar-writer.ts';
 import { tarEntryOf } from './directory.ts';
 import type { Chain, Layer, LayerStore } from './layer-store.ts';
-import { TAR_END, tarHeader, tarPadding } from './tar-writer.ts';
 import { type LayerNode, type MergedDirectory, type MergedNode, mergeTrees, nameFromUtf8 } from './tree.ts';
 
 export type Subtree =

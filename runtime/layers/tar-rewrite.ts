@@ -2,8 +2,9 @@
  * A tar taken apart and written anew, entry by entry, as it flows: names and owners change, data does not. What comes
  * out is plain POSIX, whatever form came in; sparse files are filled.
  */
+
+import { TAR_END, tarHeader, tarPadding } from '../../shared/tar-writer.ts';
 import { createTarParser, type TarEntry } from './tar.ts';
-import { TAR_END, tarHeader, tarPadding } from './tar-writer.ts';
 
 /**
  * `rewrite` answers what to write for an entry: the data follows the first of them that is a file, and is dropped when

@@ -8,25 +8,9 @@
  * https://pubs.opengroup.org/onlinepubs/9799919799/utilities/pax.html#tag_20_94_13
  */
 import { AppError } from '../../shared/errors.ts';
+import type { TarEntry, TarEntryType } from '../../shared/tar-writer.ts';
 
-export type TarEntryType = 'file' | 'directory' | 'symlink' | 'link' | 'character' | 'block' | 'fifo';
-
-export interface TarEntry {
-  readonly type: TarEntryType;
-  readonly path: string;
-  /** Target of a symlink or of a hard link, else ''. */
-  readonly linkPath: string;
-  readonly mode: number;
-  readonly uid: number;
-  readonly gid: number;
-  readonly mtimeSeconds: number;
-  readonly mtimeNanoseconds: number;
-  /** Holes counted; 0 for all but files. */
-  readonly sizeBytes: number;
-  readonly major: number;
-  readonly minor: number;
-  readonly xattrs: ReadonlyMap<string, Buffer> | undefined;
-}
+export type { TarEntry, TarEntryType };
 
 /** Receives the archive in order. What it throws stops the parser. */
 export interface TarSink {

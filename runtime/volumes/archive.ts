@@ -4,8 +4,8 @@
  */
 import type { Readable } from 'node:stream';
 import { AppError } from '../../shared/errors.ts';
+import { TAR_END, tarHeader, tarPadding } from '../../shared/tar-writer.ts';
 import { createTarParser, type TarEntry } from '../layers/tar.ts';
-import { TAR_END, tarHeader, tarPadding } from '../layers/tar-writer.ts';
 import { nameToUtf8 } from '../layers/tree.ts';
 
 const HOLE_BYTES = 1 << 20;

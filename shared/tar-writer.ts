@@ -1,9 +1,32 @@
 /**
  * Tar entries as bytes: ustar, with PAX records only where ustar is too small. The same entry always gives the same
- * bytes; names keep theirs (latin1 strings, as tar.ts reads them). Pure.
+ * bytes; names keep theirs: a character of a string is a byte (latin1). Pure.
  */
-import type { TarEntry } from './tar.ts';
-import type { DataRange } from './tree.ts';
+
+export type TarEntryType = 'file' | 'directory' | 'symlink' | 'link' | 'character' | 'block' | 'fifo';
+
+export interface TarEntry {
+  readonly type: TarEntryType;
+  readonly path: string;
+  /** Target of a symlink or of a hard link, else ''. */
+  readonly linkPath: string;
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+  readonly mtimeSeconds: number;
+  readonly mtimeNanoseconds: number;
+  /** Holes counted; 0 for all but files. */
+  readonly sizeBytes: number;
+  readonly major: number;
+  readonly minor: number;
+  readonly xattrs: ReadonlyMap<string, Buffer> | undefined;
+}
+
+/** Bytes of a file that are not a hole. */
+export interface TarPart {
+  readonly offset: number;
+  readonly sizeBytes: number;
+}
 
 const BLOCK = 512;
 const NAME_MAX_BYTES = 100;
@@ -28,7 +51,7 @@ export const TAR_END: Buffer = Buffer.alloc(2 * BLOCK);
  * follow, each of whole blocks but the last, and the rest is holes.
  * https://www.gnu.org/software/tar/manual/html_node/PAX-1.html
  */
-export function tarHeader(entry: TarEntry, parts?: readonly DataRange[]): Buffer {
+export function tarHeader(entry: TarEntry, parts?: readonly TarPart[]): Buffer {
   const records: Buffer[] = [];
   const add = (key: string, value: Buffer | string) => records.push(paxRecord(key, value));
   const path = entry.type === 'directory' ? `${entry.path}/` : entry.path;
