@@ -452,8 +452,9 @@ export class LiveContainer {
     this.#mustBeAbleTo('start');
     await this.#teardown;
     let supervised: Supervised;
+    let startedAt: Date;
     try {
-      supervised = await this.#spawn(options);
+      ({ supervised, startedAt } = await this.#spawn(options));
     } catch (error) {
       const failure = startFailure(error, this.#record.config);
       await this.#apply({ type: 'start-failed', failure });
@@ -463,14 +464,14 @@ export class LiveContainer {
       throw new AppError(isKind(error, 'invalid') ? 'invalid' : 'unavailable', failure.message, { cause: error });
     }
     // Not waited for: after a crash the supervisor tells that it runs.
-    void this.#apply({ type: 'started', at: this.#ports.now(), pid: supervised.pid });
+    void this.#apply({ type: 'started', at: startedAt, pid: supervised.pid });
     this.publish('start');
     this.#runs(supervised);
     this.#ports.onStarted(this);
     void supervised.exited.then((exit) => this.#ended(supervised, exit));
   }
 
-  async #spawn(options: Cancelable): Promise<Supervised> {
+  async #spawn(options: Cancelable): Promise<{ readonly supervised: Supervised; readonly startedAt: Date }> {
     const { snapshots, supervisor, volumes } = this.#ports;
     await using undo = new AsyncDisposableStack();
     undo.defer(() => snapshots.unmount(this.id));
@@ -485,9 +486,11 @@ export class LiveContainer {
     const supervised = await supervisor.launch({ ...this.#launchRequest(log), ready }, options);
     undo.defer(() => supervised.delete());
     this.#run.launched.resolve(supervised);
+    // Before it prints: clients ask for what it has logged since then.
+    const startedAt = this.#ports.now();
     await supervised.start();
     undo.move();
-    return supervised;
+    return { supervised, startedAt };
   }
 
   async #makeBundle(volumeSources: readonly string[]): Promise<void> {

@@ -32,7 +32,10 @@ export interface EnginePlace extends AsyncDisposable {
   restart(signal: 'SIGTERM' | 'SIGKILL'): Promise<void>;
 }
 
-export async function openEnginePlace(): Promise<EnginePlace> {
+/** `args`: more arguments of the engine, which may name the registry. */
+export async function openEnginePlace(
+  args: (registry: RegistryProgram) => readonly string[] = () => [],
+): Promise<EnginePlace> {
   await using undo = new AsyncDisposableStack();
   const host = undo.use(await testHost());
   const registry = undo.use(await startRegistry(host));
@@ -42,7 +45,8 @@ export async function openEnginePlace(): Promise<EnginePlace> {
   await succeed('skopeo', ['copy', '--dest-tls-verify=false', `oci:${layout}:latest`, `docker://${image}`], {
     env: host.env,
   });
-  let engine = await startEngine(host);
+  const options = { args: args(registry) };
+  let engine = await startEngine(host, options);
   const removeContainers = async () => {
     const listed = await docker(['ps', '-aq']);
     const ids = listed.stdout.split('\n').filter((id) => id !== '');
@@ -72,7 +76,7 @@ export async function openEnginePlace(): Promise<EnginePlace> {
     },
     async restart(signal) {
       await engine.end(signal);
-      engine = await startEngine(host);
+      engine = await startEngine(host, options);
     },
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };
