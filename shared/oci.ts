@@ -194,6 +194,8 @@ const imageConfigSchema = z.looseObject({
   architecture: z.string(),
   variant: z.string().nullish(),
   os: z.string(),
+  'os.version': z.string().nullish(),
+  'os.features': strings,
   config: containerConfigSchema.nullish(),
   rootfs: z.looseObject({ type: z.literal('layers'), diff_ids: z.array(digestSchema).max(500).nullish() }),
   history: z.array(historySchema).nullish(),
@@ -207,6 +209,8 @@ export interface ImageConfig {
   readonly architecture: string;
   readonly variant: string | undefined;
   readonly os: string;
+  readonly osVersion?: string | undefined;
+  readonly osFeatures?: readonly string[] | undefined;
   readonly config: ImageRunConfig;
   /** Base first. */
   readonly diffIds: readonly Digest[];
@@ -227,6 +231,8 @@ export function parseImageConfig(bytes: Uint8Array): ImageConfig {
     architecture: raw.architecture,
     variant: raw.variant ?? undefined,
     os: raw.os,
+    osVersion: raw['os.version'] ?? undefined,
+    osFeatures: raw['os.features'] ?? undefined,
     config: raw.config ?? {},
     diffIds: (raw.rootfs.diff_ids ?? []) as Digest[],
     history: raw.history ?? [],

@@ -12,7 +12,9 @@ export interface Session {
   readonly engine: EngineClient;
   /** Milliseconds since 1970. */
   readonly now: () => number;
-  /** docker's own file, so that a login there is one here: $DOCKER_CONFIG, else ~/.docker. */
+  /** docker's, so that what is kept for it is found here: $DOCKER_CONFIG, else ~/.docker. */
+  readonly configDirectory: string;
+  /** docker's own file, so that a login there is one here. */
   credentials(): Promise<CredentialStore>;
   /** The process's exit code, set when it is not 0 and nothing was thrown. */
   exitCode: number;
@@ -33,20 +35,21 @@ export function openSession(options: SessionOptions): Session {
   // Before anything is said to whoever answers there.
   if (host.kind === 'unix' && claim !== undefined && host.path.startsWith(claim)) claimDirectory(claim, options.uid);
   const client = createEngineClient(host);
+  const configDirectory = options.env.DOCKER_CONFIG || join(options.home, '.docker');
 
-  /** Nothing was sent when the connection failed, so the request can be made again. */
   async function startingIfAbsent<T>(attempt: () => Promise<T>, options?: CallOptions): Promise<T> {
+    if (host.kind !== 'unix' || !host.isStartable) return attempt();
+    if (options?.body !== undefined) {
+      // A body cannot be read twice, so the engine must be there before.
+      const { listens, startEngine } = await import('./autostart.ts');
+      if (!(await listens(host.path))) await startEngine(host.path);
+      return attempt();
+    }
     try {
       return await attempt();
     } catch (error) {
-      if (
-        !isKind(error, 'unavailable') ||
-        error.cause === undefined ||
-        host.kind !== 'unix' ||
-        !host.isStartable ||
-        options?.body !== undefined
-      )
-        throw error;
+      // Nothing was sent when the connection failed, so the request can be made again.
+      if (!isKind(error, 'unavailable') || error.cause === undefined) throw error;
       const { startEngine } = await import('./autostart.ts');
       await startEngine(host.path);
       return attempt();
@@ -56,10 +59,10 @@ export function openSession(options: SessionOptions): Session {
   return {
     env: options.env,
     now: options.now,
+    configDirectory,
     async credentials() {
       const { createCredentialStore } = await import('../../shared/credentials.ts');
-      const directory = options.env.DOCKER_CONFIG ?? join(options.home, '.docker');
-      return createCredentialStore({ path: join(directory, 'config.json'), env: options.env });
+      return createCredentialStore({ path: join(configDirectory, 'config.json'), env: options.env });
     },
     exitCode: 0,
     engine: {

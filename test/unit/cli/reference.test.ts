@@ -8,7 +8,7 @@ const PAGE = new URL('../../../docs/cli.md', import.meta.url);
 /** Every command with its flags, as the declarations have them. */
 function reference(): string {
   const program = new Command('berth');
-  const groups = ['container', 'image', 'network', 'system', 'volume'];
+  const groups = ['container', 'image', 'manifest', 'network', 'system', 'volume'];
   buildProgram({ program, act: () => async () => undefined, words: new Set([...groups, 'run', 'create']) });
   const lines = [
     '# berth: commands',
