@@ -364,6 +364,7 @@ function sourceOf(ports: ImagePorts): ImageSource {
   };
   return {
     name: 'archive',
+    place: 'archive',
     repository: undefined,
     async manifest(reference, { signal }) {
       const digest = parseDigest(reference);

@@ -29,7 +29,7 @@ import {
 import { imageHistory, inspectImage, listImages, reportUsage } from './report.ts';
 import { ImageStore, noSuchImage, type StoredBlob } from './store.ts';
 import type { ImageTables } from './tables.ts';
-import { createSlots, createTransfers } from './transfers.ts';
+import { createSlots, createTransfers, type TransferPatience } from './transfers.ts';
 
 export interface ImagesOptions extends Pick<ImagePorts, 'connect' | 'now' | 'randomId'> {
   readonly database: Database<ImageTables>;
@@ -45,6 +45,7 @@ export interface ImagesOptions extends Pick<ImagePorts, 'connect' | 'now' | 'ran
   readonly architecture: string;
   /** Blobs that are downloaded, and uploaded, at a time by the whole engine. */
   readonly parallelTransfers?: number;
+  readonly transferPatience?: TransferPatience;
 }
 
 const PARALLEL_TRANSFERS = 6;
@@ -64,6 +65,7 @@ export function openImages(options: ImagesOptions): Images {
   const transfers = createTransfers({
     blobs,
     parallel,
+    patience: options.transferPatience,
     onCommitted: async (digest) => store.putBlob(await measureBlob(digest)),
   });
   const host = hostPlatform(options.architecture);

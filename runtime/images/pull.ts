@@ -52,6 +52,8 @@ export interface FetchedManifest {
 export interface ImageSource {
   /** For messages: the reference as it was asked for. */
   readonly name: string;
+  /** The registry, or this archive: where one of its blobs is slow, the others are. */
+  readonly place: string;
   /** `host/repository`, when a push may mount blobs from there. */
   readonly repository: string | undefined;
   manifest(reference: string, options: Cancelable): Promise<FetchedManifest>;
@@ -126,6 +128,7 @@ function registrySource(client: RegistryClient, reference: Reference): ImageSour
   };
   return {
     name: familiarReference(reference),
+    place: host,
     repository: `${host}/${repository}`,
     async manifest(asked, { signal }) {
       try {
@@ -376,6 +379,21 @@ interface LayerRequest extends LayersRequest {
 }
 
 async function fetchLayer(ports: ImagePorts, source: ImageSource, request: LayerRequest): Promise<StoredLayer> {
+  const attempt = await tryLayer(ports, source, request);
+  if (attempt.layer !== undefined) return attempt.layer;
+  // What another registry did to a transfer that both pulls shared is no fault of this one.
+  const again = attempt.isShared && request.signal?.aborted !== true ? await tryLayer(ports, source, request) : attempt;
+  if (again.layer !== undefined) return again.layer;
+  throw withName(again.error, source.name, request.descriptor);
+}
+
+interface LayerAttempt {
+  readonly layer?: StoredLayer;
+  readonly error?: unknown;
+  readonly isShared: boolean;
+}
+
+async function tryLayer(ports: ImagePorts, source: ImageSource, request: LayerRequest): Promise<LayerAttempt> {
   const { descriptor, diffId, lower, signal } = request;
   const tell = throttled(request.onProgress, ports.now);
   const compression = layerCompression(descriptor.mediaType) ?? 'none';
@@ -385,6 +403,7 @@ async function fetchLayer(ports: ImagePorts, source: ImageSource, request: Layer
     {
       digest: descriptor.digest,
       sizeBytes: descriptor.size,
+      from: source.place,
       origin: (start, cancelable) => source.blob(descriptor, start, cancelable),
     },
     {
@@ -396,27 +415,30 @@ async function fetchLayer(ports: ImagePorts, source: ImageSource, request: Layer
       },
     },
   );
-  try {
-    const unpacked = ports.layers.ingest(
-      {
-        diffId,
-        compression,
-        source: ticket.source,
-        lower,
-        onProgress: (current) => {
-          if (downloaded) tell(layerEvent(descriptor, 'extracting', { current, total }));
-        },
+  const unpacked = ports.layers.ingest(
+    {
+      diffId,
+      compression,
+      source: ticket.source,
+      lower,
+      onProgress: (current) => {
+        if (downloaded) tell(layerEvent(descriptor, 'extracting', { current, total }));
       },
-      { signal },
-    );
-    // The download's own failure says more than the unpack's, which only sees its source end.
-    unpacked.catch(() => {});
+    },
+    { signal },
+  );
+  // The download's own failure says more than the unpack's, which only sees its source end.
+  unpacked.catch(() => {});
+  try {
     await ticket.done;
     const layer = await unpacked;
     tell(layerEvent(descriptor, 'pull-complete'));
-    return { diffId, layerId: layer.id };
+    return { layer: { diffId, layerId: layer.id }, isShared: false };
   } catch (error) {
-    throw withName(error, source.name, descriptor);
+    ticket.leave();
+    // Nothing of this attempt may run on into the next.
+    await unpacked.catch(() => {});
+    return { error, isShared: ticket.isShared() };
   } finally {
     ticket.leave();
   }

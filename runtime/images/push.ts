@@ -137,7 +137,7 @@ async function pushOnce(ports: ImagePorts, target: Target, { blob, onStatus }: P
 async function pushBlob(ports: ImagePorts, target: Target, { blob, onStatus }: PushOnce): Promise<void> {
   const { client, signal, reference } = target;
   onStatus({ status: 'waiting' });
-  using _slot = await target.slots.acquire(signal);
+  using _slot = await target.slots.acquire(reference.host, signal);
   const mountFrom = await repositoryHolding(ports, reference, blob.digest);
   let lastMs = 0;
   const total = blob.size;

@@ -4,9 +4,13 @@
  * Whoever wants a blob joins the transfer that runs, or starts one; it is cancelled when the last of them leaves. The
  * file may be read while it grows (LayerSource). What arrived stays in the ingest, whatever ends the transfer, and the
  * next one goes on from there, also after a restart; an ingest whose bytes turn out to be wrong is discarded.
+ *
+ * Those who join may bring another registry along. The transfer goes on from there when the one that it reads from
+ * fails, or would keep everybody waiting; it waits for nobody's slots but those of the registry that it reads from.
  */
 import { setMaxListeners } from 'node:events';
 import type { Readable } from 'node:stream';
+import type { Ingest } from '../../shared/blob-store.ts';
 import type { FsBlobStore } from '../../shared/blob-store-fs.ts';
 import { algorithmOf, type Digest, hexOf } from '../../shared/digest.ts';
 import { AppError, isKind } from '../../shared/errors.ts';
@@ -19,6 +23,8 @@ export type BlobOrigin = (start: number, options: Cancelable) => Promise<Readabl
 export interface TransferRequest {
   readonly digest: Digest;
   readonly sizeBytes: number;
+  /** Names the registry, or whatever else the bytes come from. */
+  readonly from: string;
   readonly origin: BlobOrigin;
 }
 
@@ -30,6 +36,8 @@ export interface TransferTicket {
   readonly source: LayerSource;
   /** The blob is committed. Rejects when the transfer fails, or this party's signal aborts. */
   readonly done: Promise<void>;
+  /** Whether bytes came from elsewhere than this party would have them from: then a failure may be somebody else's. */
+  isShared(): boolean;
   /** Gives the interest up; the last one cancels the transfer. Idempotent. */
   leave(): void;
 }
@@ -43,16 +51,37 @@ export interface TransferOptions extends Cancelable {
   readonly onProgress?: ((phase: TransferPhase, bytes: number) => void) | undefined;
 }
 
+export interface TransferPatience {
+  readonly afterMs: number;
+  readonly leftMs: number;
+}
+
 export interface TransferPorts {
   readonly blobs: FsBlobStore;
-  /** Transfers that run at a time; the others wait. */
+  /** Transfers from one place that run at a time; the others wait. */
   readonly parallel: number;
+  /** How long a place may take until another one is tried, and what is left may take to stay with it. */
+  readonly patience?: TransferPatience | undefined;
   /** Called once per blob that was committed, before the transfer is done. */
   readonly onCommitted: (digest: Digest, sizeBytes: number) => Promise<void>;
 }
 
+const PATIENCE = { afterMs: 3_000, leftMs: 10_000 } as const;
+
+/** A place to read from. */
+interface Origin {
+  /** One for each party that wants the bytes from there; it must not be asked when that party has left. */
+  readonly openers: Set<BlobOrigin>;
+  /** As it was seen last; undefined = not tried yet. */
+  bytesPerMs: number | undefined;
+}
+
 interface Running {
   readonly sizeBytes: number;
+  /** By the names of the places, in the order in which they came. */
+  readonly origins: Map<string, Origin>;
+  /** Places that bytes came from. */
+  readonly used: Set<string>;
   readonly abort: AbortController;
   readonly writer: LayerSourceWriter;
   readonly listeners: Set<(phase: TransferPhase, bytes: number) => void>;
@@ -64,10 +93,11 @@ interface Running {
 
 export function createTransfers(ports: TransferPorts): Transfers {
   const { blobs } = ports;
+  const { afterMs, leftMs } = ports.patience ?? PATIENCE;
   const running = new Map<Digest, Running>();
   const slots = createSlots(ports.parallel);
 
-  const start = (request: TransferRequest): Running => {
+  const start = (request: TransferRequest, open: BlobOrigin): Running => {
     const { digest } = request;
     const paths = [blobs.ingestPathOf(hexOf(digest)), blobs.pathOf(digest)];
     const abort = new AbortController();
@@ -77,6 +107,8 @@ export function createTransfers(ports: TransferPorts): Transfers {
     ended.promise.catch(() => {});
     const transfer: Running = {
       sizeBytes: request.sizeBytes,
+      origins: new Map([[request.from, { openers: new Set([open]), bytesPerMs: undefined }]]),
+      used: new Set(),
       abort,
       writer,
       listeners: new Set(),
@@ -96,7 +128,7 @@ export function createTransfers(ports: TransferPorts): Transfers {
   };
 
   const run = async (request: TransferRequest, transfer: Running): Promise<void> => {
-    const { digest, sizeBytes, origin } = request;
+    const { digest, sizeBytes } = request;
     const { writer } = transfer;
     const { signal } = transfer.abort;
     const tell = (phase: TransferPhase, bytes: number) => {
@@ -104,22 +136,21 @@ export function createTransfers(ports: TransferPorts): Transfers {
       transfer.bytes = bytes;
       for (const listener of transfer.listeners) listener(phase, bytes);
     };
-    using _slot = await slots.acquire(signal);
-    await using ingest = await blobs.ingest(hexOf(digest), { algorithm: algorithmOf(digest), signal });
-    writer.advance(Math.min(ingest.offset, sizeBytes));
-    tell('downloading', ingest.offset);
-    if (ingest.offset < sizeBytes) {
-      const body = await origin(ingest.offset, { signal });
-      const onAdvance = (bytes: number) => {
-        if (bytes > sizeBytes) body.destroy();
-        else {
-          writer.advance(bytes);
-          tell('downloading', bytes);
-        }
-      };
-      await ingest.append(body, { signal, onAdvance, takesChunks: true }).catch((error) => {
-        if (ingest.offset <= sizeBytes) throw error;
-      });
+    await using undo = new AsyncDisposableStack();
+    let ingest: Ingest | undefined;
+    for (let from: string | undefined; ingest === undefined || ingest.offset < sizeBytes; ) {
+      from = nextOrigin(transfer, from);
+      using watch = watchRate(transfer, from, () => ingest?.offset ?? 0);
+      try {
+        using _slot = await slots.acquire(from, watch.signal);
+        ingest ??= undo.use(await blobs.ingest(hexOf(digest), { algorithm: algorithmOf(digest), signal }));
+        const opened = ingest;
+        writer.advance(Math.min(opened.offset, sizeBytes));
+        tell('downloading', opened.offset);
+        if (opened.offset < sizeBytes) await appendFrom(transfer, { from, ingest: opened, signal: watch.signal, tell });
+      } catch (error) {
+        if (signal.aborted || (!watch.isGivenUp() && transfer.origins.size === 0)) throw error;
+      }
     }
     if (ingest.offset > sizeBytes) {
       await ingest.abort();
@@ -128,11 +159,6 @@ export function createTransfers(ports: TransferPorts): Transfers {
         `cannot accept blob ${digest}: the registry sent more than its ${sizeBytes} bytes`,
       );
     }
-    if (ingest.offset < sizeBytes)
-      throw new AppError(
-        'unavailable',
-        `cannot download ${digest}: the registry ended after ${ingest.offset} of ${sizeBytes} bytes`,
-      );
     tell('verifying-checksum', ingest.offset);
     try {
       await ingest.commit({ digest, sizeBytes });
@@ -150,6 +176,59 @@ export function createTransfers(ports: TransferPorts): Transfers {
     tell('download-complete', sizeBytes);
   };
 
+  interface Appending extends Cancelable {
+    readonly from: string;
+    readonly ingest: Ingest;
+    readonly tell: (phase: TransferPhase, bytes: number) => void;
+  }
+
+  /** What this place has of the rest. One that fails is not asked again. */
+  const appendFrom = async (transfer: Running, { from, ingest, signal, tell }: Appending): Promise<void> => {
+    const { sizeBytes, writer } = transfer;
+    const origin = transfer.origins.get(from);
+    const [open] = origin?.openers ?? [];
+    if (origin === undefined || open === undefined) return;
+    transfer.used.add(from);
+    try {
+      const body = await open(ingest.offset, { signal });
+      const onAdvance = (bytes: number) => {
+        if (bytes > sizeBytes) body.destroy();
+        else {
+          writer.advance(bytes);
+          tell('downloading', bytes);
+        }
+      };
+      await ingest.append(body, { signal, onAdvance, takesChunks: true });
+      if (ingest.offset < sizeBytes)
+        throw new AppError('unavailable', `cannot download: it ended after ${ingest.offset} of ${sizeBytes} bytes`);
+    } catch (error) {
+      if (ingest.offset > sizeBytes) return;
+      if (signal?.aborted !== true) removeOpener(transfer, { from, open });
+      throw error;
+    }
+  };
+
+  /** Gives a place up, by its signal, when it keeps everybody waiting and another may do better. */
+  const watchRate = (transfer: Running, from: string, offset: () => number) => {
+    const stop = new AbortController();
+    let before = offset();
+    const look = setInterval(() => {
+      const origin = transfer.origins.get(from);
+      const bytesPerMs = (offset() - before) / afterMs;
+      before = offset();
+      if (origin !== undefined) origin.bytesPerMs = bytesPerMs;
+      const isSlow = transfer.sizeBytes - before > bytesPerMs * leftMs;
+      const mayBeQuicker = ([name, other]: [string, Origin]) =>
+        name !== from && (other.bytesPerMs === undefined || other.bytesPerMs > 2 * bytesPerMs);
+      if (isSlow && [...transfer.origins].some(mayBeQuicker)) stop.abort(new Error('another place may be quicker'));
+    }, afterMs).unref();
+    return {
+      signal: AbortSignal.any([transfer.abort.signal, stop.signal]),
+      isGivenUp: () => stop.signal.aborted,
+      [Symbol.dispose]: () => clearInterval(look),
+    };
+  };
+
   return {
     async join(request, options = {}) {
       const { signal, onProgress } = options;
@@ -163,11 +242,17 @@ export function createTransfers(ports: TransferPorts): Transfers {
         const writer = createLayerSource([blobs.pathOf(digest)]);
         writer.end(sizeBytes);
         onProgress?.('download-complete', sizeBytes);
-        return { source: writer.source, done: Promise.resolve(), leave() {} };
+        return { source: writer.source, done: Promise.resolve(), isShared: () => false, leave() {} };
       }
-      const transfer = running.get(digest) ?? start(request);
+      const { from } = request;
+      // A function of its own: two parties may bring the same one.
+      const open: BlobOrigin = (start, cancelable) => request.origin(start, cancelable);
+      const transfer = running.get(digest) ?? start(request, open);
       if (transfer.sizeBytes !== sizeBytes) throw wrongSize(digest, transfer.sizeBytes, sizeBytes);
       transfer.parties++;
+      const origin = transfer.origins.get(from) ?? { openers: new Set(), bytesPerMs: undefined };
+      origin.openers.add(open);
+      transfer.origins.set(from, origin);
       if (onProgress !== undefined) {
         transfer.listeners.add(onProgress);
         onProgress(transfer.phase, transfer.bytes);
@@ -178,14 +263,35 @@ export function createTransfers(ports: TransferPorts): Transfers {
         left = true;
         signal?.removeEventListener('abort', leave);
         if (onProgress !== undefined) transfer.listeners.delete(onProgress);
+        removeOpener(transfer, { from, open });
         if (--transfer.parties === 0) transfer.abort.abort(signal?.reason);
       };
       signal?.addEventListener('abort', leave, { once: true });
       const done = untilAborted(transfer.ended, signal).finally(leave);
       done.catch(() => {});
-      return { source: transfer.writer.source, done, leave };
+      const isShared = () => [...transfer.used].some((name) => name !== from);
+      return { source: transfer.writer.source, done, isShared, leave };
     },
   };
+}
+
+/** One that was not tried yet, or else the quickest; another than the last one, if there is another. */
+function nextOrigin({ origins, abort }: Running, last: string | undefined): string {
+  const others = [...origins].filter(([name]) => name !== last);
+  const rank = ([, { bytesPerMs }]: [string, Origin]) => bytesPerMs ?? Number.POSITIVE_INFINITY;
+  const [best] = others.toSorted((a, b) => (rank(a) === rank(b) ? 0 : rank(b) - rank(a)));
+  if (best !== undefined) return best[0];
+  if (last !== undefined && origins.has(last)) return last;
+  throw abort.signal.reason ?? new AppError('unavailable', 'cannot download: there is no place left to ask');
+}
+
+function removeOpener(
+  { origins }: Running,
+  { from, open }: { readonly from: string; readonly open: BlobOrigin },
+): void {
+  const origin = origins.get(from);
+  origin?.openers.delete(open);
+  if (origin?.openers.size === 0) origins.delete(from);
 }
 
 function wrongSize(digest: Digest, got: number, want: number): AppError {
@@ -201,13 +307,38 @@ function untilAborted(work: Promise<void>, signal: AbortSignal | undefined): Pro
   });
 }
 
+/** For each name so many holders at a time, first come, first served. */
 export interface Slots {
   /** Waits for a free slot. Disposing gives it back. */
-  acquire(signal?: AbortSignal): Promise<Disposable>;
+  acquire(name: string, signal?: AbortSignal): Promise<Disposable>;
 }
 
-/** At most `count` holders at a time, first come, first served. */
+/** A name without holders costs nothing. */
 export function createSlots(count: number): Slots {
+  const named = new Map<string, { readonly slots: ReturnType<typeof createQueue>; users: number }>();
+  return {
+    async acquire(name, signal) {
+      const entry = named.get(name) ?? { slots: createQueue(count), users: 0 };
+      named.set(name, entry);
+      entry.users++;
+      const leave = () => {
+        if (--entry.users === 0) named.delete(name);
+      };
+      const slot = await entry.slots.acquire(signal).catch((error) => {
+        leave();
+        throw error;
+      });
+      return {
+        [Symbol.dispose]() {
+          slot[Symbol.dispose]();
+          leave();
+        },
+      };
+    },
+  };
+}
+
+function createQueue(count: number): { acquire(signal?: AbortSignal): Promise<Disposable> } {
   let free = count;
   const waiting: (() => void)[] = [];
   return {

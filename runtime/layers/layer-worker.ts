@@ -2,8 +2,9 @@
  * The worker thread of layer-pool.ts: reads a blob behind its watermark, decompresses, checks the diffID, builds the
  * image in a staging file and makes it durable. Nothing here is visible to anyone: naming the image is the store's.
  *
- * A job has two halves. Streaming keeps the thread busy; after it, the job waits as a value for the layers below
- * without holding the thread, which goes on with another layer meanwhile (two workers can therefore unpack any stack).
+ * A job has two halves. Streaming keeps the thread busy, unless the download stands still; after it, the job waits as a
+ * value for the layers below without holding the thread, which goes on with another layer meanwhile (two workers can
+ * therefore unpack any stack).
  */
 import { createHash } from 'node:crypto';
 import { closeSync, fdatasync, fstatSync, fsync, openSync, readSync } from 'node:fs';
@@ -62,6 +63,8 @@ const CHUNK_BYTES = 1 << 18;
 /** Not CHUNK_BYTES: what is read from the blob is never released. */
 const READ_BYTES = 1 << 17;
 const PROGRESS_INTERVAL_MS = 100;
+/** A download that gives nothing for so long does not keep the thread from other layers. */
+const WAIT_MS = 500;
 const CHUNKS_PER_TURN = 16;
 /** Written bytes after which they are sent to the disk in the background, so that the last fsync finds little to do. */
 const SYNC_EVERY_BYTES = 64 << 20;
@@ -130,6 +133,7 @@ async function unpack(job: Job, { onProgress, onStreamed }: UnpackHooks): Promis
     const diffId = await stream(request, builder, {
       signal: job.cancel.signal,
       onProgress,
+      onWaiting: onStreamed,
       onWritten: background.wrote,
     });
     const alone = builder.settleAlone();
@@ -152,6 +156,7 @@ function settleAbove(builder: LayerBuilder, paths: readonly string[]): BuiltLaye
 interface StreamHooks {
   readonly signal: AbortSignal;
   readonly onProgress: (consumedBytes: number) => void;
+  readonly onWaiting: () => void;
   readonly onWritten: (tarBytes: number) => void;
 }
 
@@ -176,6 +181,7 @@ async function stream(request: UnpackRequest, builder: LayerBuilder, hooks: Stre
   };
   const reading: BlobHooks = {
     signal: hooks.signal,
+    onWaiting: hooks.onWaiting,
     onConsumed(bytes) {
       consumed = bytes;
       const now = performance.now();
@@ -228,16 +234,22 @@ function checkBomb(tarBytes: number, consumedBytes: number, limits: LayerLimits)
 
 interface BlobHooks {
   readonly signal: AbortSignal;
+  /** Once, when nothing has come for a while. */
+  readonly onWaiting: () => void;
   readonly onConsumed: (bytes: number) => void;
 }
 
 /** The blob from its start to its end, waiting where it is still growing. Each chunk is good until the next is asked for. */
-async function* blobChunks(source: LayerSource, { signal, onConsumed }: BlobHooks): AsyncGenerator<Buffer, void> {
+async function* blobChunks(
+  source: LayerSource,
+  { signal, onConsumed, onWaiting }: BlobHooks,
+): AsyncGenerator<Buffer, void> {
   const flags = new Int32Array(source.watermark, 0, 2);
   const available = new BigInt64Array(source.watermark, 8, 1);
   let fd: number | undefined;
   let position = 0;
   let turn = 0;
+  let isPatient = false;
   const buffer = Buffer.allocUnsafeSlow(READ_BYTES);
   try {
     for (;;) {
@@ -258,7 +270,11 @@ async function* blobChunks(source: LayerSource, { signal, onConsumed }: BlobHook
         turn += 1;
         if (turn % CHUNKS_PER_TURN === 0) await setImmediate(); // lets a cancel in
       } else if (state === SOURCE_STATE.complete) break;
-      else await Atomics.waitAsync(flags, 1, sequence).value;
+      else if (isPatient) await Atomics.waitAsync(flags, 1, sequence).value;
+      else if ((await Atomics.waitAsync(flags, 1, sequence, WAIT_MS).value) === 'timed-out') {
+        isPatient = true;
+        onWaiting();
+      }
     }
   } finally {
     if (fd !== undefined) closeSync(fd);

@@ -65,6 +65,7 @@ export async function openImagesRig(given?: string): Promise<ImagesRig> {
       architecture: arch(),
       now,
       randomId,
+      transferPatience: { afterMs: 300, leftMs: 3000 },
       connect: (host) => createRegistryClient({ host, retry: { attempts: 2, baseMs: 1, maxMs: 2 } }),
     });
     const close = async () => {

@@ -1,6 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { mkdir, readdir, writeFile } from 'node:fs/promises';
+import type { ServerResponse } from 'node:http';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
@@ -145,6 +146,80 @@ describe('pull', () => {
     await second;
     expect(registry.sent.get(shared.descriptor.digest)).toBe(shared.blob.length);
     expect((await rig.images.list()).map((image) => image.repoTags)).toEqual([[two]]);
+  });
+
+  describe('of a layer that another registry is sending, too', () => {
+    const shared = layer('shared', 3_000_000);
+    let good: string;
+    let bad: string;
+    let other: FixtureRegistry;
+
+    /** `bad` is being pulled when this resolves, from a registry that answers the layer like that. */
+    async function begin(answer: (response: ServerResponse) => void): Promise<{ readonly pull: Promise<unknown> }> {
+      other = await startFixtureRegistry();
+      good = serve('good', buildImage({ layers: [shared] }));
+      other.add('bad', '1', buildImage({ layers: [shared], config: { Cmd: ['bad'] } }));
+      bad = `${other.host}/bad:1`;
+      const arrived = Promise.withResolvers<void>();
+      other.onBlob = ({ digest }, response) => {
+        if (digest !== shared.descriptor.digest) return false;
+        answer(response);
+        arrived.resolve();
+        return true;
+      };
+      const pull = rig.images.pull(bad);
+      pull.catch(() => {});
+      await arrived.promise;
+      return { pull };
+    }
+    afterEach(() => other[Symbol.asyncDispose]());
+    const length = { 'content-length': shared.blob.length };
+
+    it('goes on from the good one when the other is slow, and helps the other pull', async () => {
+      const half = shared.blob.length >> 1;
+      const slow = await begin((response) => response.writeHead(200, length).write(shared.blob.subarray(0, half)));
+      await rig.images.pull(good);
+      await slow.pull;
+      expect(registry.sent.get(shared.descriptor.digest)).toBeLessThanOrEqual(shared.blob.length - half + 300_000);
+      expect(await rig.images.list()).toHaveLength(2);
+    });
+
+    it('is not failed by one that fails', async () => {
+      const refused = await begin((response) => response.writeHead(403).end());
+      await rig.images.pull(good);
+      await refused.pull.catch(() => {});
+    });
+
+    it('is not failed by one that sends other bytes', async () => {
+      const joined = Promise.withResolvers<void>();
+      const wrong = await begin((response) => {
+        response.writeHead(200, length).write(Buffer.alloc(1_000_000));
+        void joined.promise.then(() => response.end(Buffer.alloc(shared.blob.length - 1_000_000)));
+      });
+      await rig.images.pull(good, {
+        onProgress: (event) => event.kind === 'layer' && event.status === 'downloading' && joined.resolve(),
+      });
+      await expect(wrong.pull).rejects.toMatchObject({ kind: 'integrity' });
+      expect((await rig.images.list()).map((image) => image.repoTags)).toEqual([[good]]);
+    });
+
+    it('leaves threads and slots to others while it stands still', async () => {
+      const many = Array.from({ length: 8 }, (_, i) => layer(`still-${i}`, 1000));
+      other = await startFixtureRegistry();
+      other.add('still', '1', buildImage({ layers: many }));
+      const blobs = new Set(many.map(({ descriptor }) => descriptor.digest));
+      other.onBlob = ({ digest, bytes }, response) => {
+        if (!blobs.has(digest)) return false;
+        response.writeHead(200, { 'content-length': bytes.length }).write(bytes.subarray(0, 10));
+        return true;
+      };
+      const cancel = new AbortController();
+      const still = rig.images.pull(`${other.host}/still:1`, { signal: cancel.signal });
+      still.catch(() => {});
+      await pulled('quick', buildImage({ layers: [layer('a'), layer('b')] }));
+      cancel.abort(new Error('enough'));
+      await expect(still).rejects.toThrow('enough');
+    });
   });
 
   it('resumes by range after a cancel, and after a restart', async () => {
