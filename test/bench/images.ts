@@ -1,74 +1,136 @@
 /**
- * The images' rows: pull of a large image of seven layers up to its first container, its removal, and disk usage,
- * beside dockerd and podman. Every pull starts from an engine that has nothing of the image.
+ * The images' rows: pulls up to the first container, removal, memory, and disk usage, beside dockerd and podman. Every
+ * pull starts from an engine that has nothing of the image.
  */
-import { mkdir, readFile, rm } from 'node:fs/promises';
+import { randomBytes } from 'node:crypto';
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { buildImage, buildLayer, busyboxLayer, debianImage, type Image, writeLayout } from '../fixtures/images.ts';
 import { type Place, startRegistry, succeed } from '../fixtures/programs.ts';
-import type { TarEntry } from '../fixtures/tar.ts';
-import { compete, median, milliseconds, type Row } from './measure.ts';
+import { type TarEntry, tarOf } from '../fixtures/tar.ts';
+import { compete, median, milliseconds, type Row, type Sample } from './measure.ts';
 import { type Engine, openPodman, startBerthd, startDockerd } from './peers.ts';
+import { cpuMsOf, forgetPeak, peakBytesOf } from './processes.ts';
 
 const LAYERS = 6;
 const FILES_PER_LAYER = 4_500;
+const SMALL_LAYERS = 59;
 const SHARING = 500;
+const LARGE_LAYER_BYTES = 2 ** 30;
+
+interface Engines {
+  readonly ours: Engine;
+  readonly directories: Engine;
+  readonly docker: Engine;
+  readonly podman: Engine;
+}
 
 export async function imageRows(place: Place, runs: number): Promise<readonly Row[]> {
   await using registry = await startRegistry(place);
-  const image = `${registry.address}/large:1`;
-  await push(place, await largeImage(), image);
+  const at = (name: string) => `${registry.address}/${name}:1`;
+  await push(place, await largeImage(), at('large'));
+  await push(place, await manyLayers(), at('many'));
+  await push(place, await oneLayer(), at('one'));
   await using ours = await startBerthd(place);
   await using directories = await startBerthd(place, { name: 'directories', args: ['--layer-backend', 'directory'] });
   await using docker = await startDockerd(place);
   await using podman = await openPodman(place, registry.address);
-  const removals = new Map<Engine, number[]>();
-  const pull = (engine: Engine) => async () => {
-    const took = await milliseconds(async () => {
+  const engines: Engines = { ours, directories, docker, podman };
+  return [
+    ...(await pullRows(engines, { image: at('large'), runs })),
+    ...(await manyLayersRows(engines, { image: at('many'), runs })),
+    await memoryRow(engines, at('one')),
+    await usageRow(place, { ours, docker, runs }),
+  ];
+}
+
+interface Pulling {
+  readonly image: string;
+  readonly runs: number;
+}
+
+/** A pull up to the end of the first container. What the removal after it took goes to `removals`. */
+function pulling(engine: Engine, image: string, removals: number[] = []): () => Promise<Sample> {
+  return async () => {
+    const before = await cpuMsOf(engine.pid);
+    const value = await milliseconds(async () => {
       await engine.docker('pull', '-q', image);
       await engine.docker('run', '--rm', '--network', 'none', image, 'true');
     });
-    removals.set(engine, [...(removals.get(engine) ?? []), await milliseconds(() => engine.docker('rmi', image))]);
-    return took;
+    const cpuMs = (await cpuMsOf(engine.pid)) - before;
+    removals.push(await milliseconds(() => engine.docker('rmi', image)));
+    return { value, cpuMs };
   };
+}
+
+async function pullRows(engines: Engines, { image, runs }: Pulling): Promise<readonly Row[]> {
+  const { ours, directories, docker, podman } = engines;
+  const removals = { ours: [] as number[], docker: [] as number[] };
   const row = (what: string, sides: { readonly a: Engine; readonly b: Engine; readonly ratio: number }) =>
     compete({
       what,
       unit: 'ms',
       runs,
       budget: { kind: 'ratio-at-most', value: sides.ratio },
-      ours: pull(sides.a),
-      peer: { name: sides.b.name, measure: pull(sides.b) },
+      ours: pulling(sides.a, image, sides.a === ours ? removals.ours : []),
+      peer: { name: sides.b.name, measure: pulling(sides.b, image, sides.b === docker ? removals.docker : []) },
     });
   const rows = [
     await row('pull of a large image to its first container', { a: ours, b: docker, ratio: 0.4 }),
     await row('pull of a large image to its first container', { a: ours, b: podman, ratio: 0.4 }),
     await row('the same with layers as directories', { a: directories, b: docker, ratio: 0.9 }),
   ];
-  rows.push({
+  const removal: Row = {
     what: 'rmi of it',
     unit: 'ms',
-    ours: median(removals.get(ours) ?? []),
-    peer: { name: docker.name, value: median(removals.get(docker) ?? []) },
+    ours: median(removals.ours),
+    peer: { name: docker.name, value: median(removals.docker) },
     budget: { kind: 'ratio-at-most', value: 0.1 },
+  };
+  return [...rows, removal];
+}
+
+async function manyLayersRows({ ours, docker }: Engines, { image, runs }: Pulling): Promise<readonly Row[]> {
+  const row = await compete({
+    what: `pull of ${SMALL_LAYERS + 1} small layers to the first container`,
+    unit: 'ms',
+    runs,
+    budget: { kind: 'ratio-at-most', value: 1 },
+    ours: pulling(ours, image),
+    peer: { name: docker.name, measure: pulling(docker, image) },
   });
-  rows.push(await usageRow(place, { ours, docker, registry: registry.address, runs }));
-  return rows;
+  return [row];
+}
+
+/** Once: it is no matter of chance, and the layer is large. */
+async function memoryRow({ ours, docker }: Engines, image: string): Promise<Row> {
+  const peak = async ({ pid = 0, ...engine }: Engine) => {
+    await forgetPeak(pid);
+    await engine.docker('pull', '-q', image);
+    const bytes = await peakBytesOf(pid);
+    await engine.docker('rmi', image);
+    return bytes;
+  };
+  return compete({
+    what: 'peak memory of the engine, pull of one 1 GiB layer',
+    unit: 'bytes',
+    runs: 1,
+    budget: { kind: 'at-most', value: 250 * 2 ** 20 },
+    ours: () => peak(ours),
+    peer: { name: docker.name, measure: () => peak(docker) },
+  });
 }
 
 /** Disk usage with many images over one base, asked over the API: docker's client would take longer than the answer. */
 async function usageRow(
   place: Place,
-  options: { readonly ours: Engine; readonly docker: Engine; readonly registry: string; readonly runs: number },
+  options: { readonly ours: Engine; readonly docker: Engine; readonly runs: number },
 ): Promise<Row> {
-  const { ours, docker, registry, runs } = options;
-  const base = await busyboxLayer();
-  for (let i = 0; i < SHARING; i++) {
-    const own = buildLayer([{ name: `etc/own`, content: `${i}` }]);
-    const reference = `${registry}/sharing:${i}`;
-    await push(place, buildImage({ layers: [base, own] }), reference);
-    for (const engine of [ours, docker]) await engine.docker('pull', '-q', reference);
-  }
+  const { ours, docker, runs } = options;
+  const archive = join(place.root, 'sharing.tar');
+  await writeFile(archive, await sharingArchive());
+  for (const engine of [ours, docker]) await engine.docker('load', '-q', '-i', archive);
+  await rm(archive);
   const measure = (engine: Engine) => () => {
     const args = ['-sf', '-o', '/dev/null', '--unix-socket', engine.socketPath ?? '', 'http://engine/system/df'];
     return milliseconds(() => succeed('curl', args, { env: place.env }));
@@ -81,6 +143,39 @@ async function usageRow(
     ours: measure(ours),
     peer: { name: docker.name, measure: measure(docker) },
   });
+}
+
+/** Many images in one archive, as `docker save` made them when it knew no other form. */
+async function sharingArchive(): Promise<Buffer> {
+  const base = await busyboxLayer('none');
+  const entries: TarEntry[] = [{ name: 'base.tar', content: base.blob }];
+  const list = Array.from({ length: SHARING }, (_, i) => {
+    const own = buildLayer([{ name: 'etc/own', content: `${i}` }], 'none');
+    entries.push({ name: `${i}.tar`, content: own.blob });
+    entries.push({ name: `${i}.json`, content: buildImage({ layers: [base, own] }).config });
+    return { Config: `${i}.json`, RepoTags: [`sharing:${i}`], Layers: ['base.tar', `${i}.tar`] };
+  });
+  return tarOf([...entries, { name: 'manifest.json', content: JSON.stringify(list) }]);
+}
+
+/** Busybox and many layers of a few files, which replace and remove some of the layers below. */
+async function manyLayers(): Promise<Image> {
+  const layers = Array.from({ length: SMALL_LAYERS }, (_, layer) => {
+    const entries = Array.from({ length: 20 }, (__, i): TarEntry => {
+      return {
+        name: `data/${layer}/f${i}`,
+        content: i % 2 === 0 ? randomBytes(13_000) : `${layer} ${i}\n`.repeat(2000),
+      };
+    });
+    const gone: readonly TarEntry[] = layer % 10 === 9 ? [{ name: `data/${layer - 5}/.wh.f0`, content: '' }] : [];
+    return buildLayer([...entries, { name: 'latest', content: `${layer}` }, ...gone]);
+  });
+  return buildImage({ layers: [await busyboxLayer(), ...layers], config: { Cmd: ['true'] } });
+}
+
+/** One layer that does not compress. */
+async function oneLayer(): Promise<Image> {
+  return buildImage({ layers: [buildLayer([{ name: 'random', content: randomBytes(LARGE_LAYER_BYTES) }])] });
 }
 
 /** Debian and six layers of many files, about 900 MB: pieces of Debian's own bytes, so that they compress as files do. */

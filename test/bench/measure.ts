@@ -17,6 +17,14 @@ export interface Row {
   readonly ours: number;
   readonly peer: { readonly name: string; readonly value: number };
   readonly budget: Budget;
+  /** CPU milliseconds that both took for it, where that was measured. */
+  readonly cpu?: { readonly ours: number; readonly peer: number };
+}
+
+/** One measurement, with the CPU time that it cost. */
+export interface Sample {
+  readonly value: number;
+  readonly cpuMs: number;
 }
 
 export interface Contest {
@@ -25,13 +33,13 @@ export interface Contest {
   readonly runs: number;
   readonly budget: Budget;
   /** One measurement of ours, in `unit`. */
-  readonly ours: (run: number) => Promise<number>;
-  readonly peer: { readonly name: string; readonly measure: (run: number) => Promise<number> };
+  readonly ours: (run: number) => Promise<number | Sample>;
+  readonly peer: { readonly name: string; readonly measure: (run: number) => Promise<number | Sample> };
 }
 
 /** Measures both in turns, so that what else the machine does hits both; who goes first changes with every run. */
 export async function compete(contest: Contest): Promise<Row> {
-  const values = { ours: [] as number[], peer: [] as number[] };
+  const values = { ours: [] as (number | Sample)[], peer: [] as (number | Sample)[] };
   const turns = [
     async (run: number) => values.ours.push(await contest.ours(run)),
     async (run: number) => values.peer.push(await contest.peer.measure(run)),
@@ -40,12 +48,18 @@ export async function compete(contest: Contest): Promise<Row> {
     for (const turn of run % 2 === 0 ? turns : turns.toReversed()) await turn(run);
   }
   const { what, unit, budget } = contest;
+  const middle = (samples: readonly (number | Sample)[]) =>
+    median(samples.map((sample) => (typeof sample === 'number' ? sample : sample.value)));
+  const cpu = (samples: readonly (number | Sample)[]) =>
+    samples.flatMap((sample) => (typeof sample === 'number' ? [] : [sample.cpuMs]));
+  const [ours, peer] = [cpu(values.ours), cpu(values.peer)];
   return {
     what,
     unit,
     budget,
-    ours: median(values.ours),
-    peer: { name: contest.peer.name, value: median(values.peer) },
+    ours: middle(values.ours),
+    peer: { name: contest.peer.name, value: middle(values.peer) },
+    ...(ours.length > 0 && peer.length > 0 && { cpu: { ours: median(ours), peer: median(peer) } }),
   };
 }
 
@@ -75,10 +89,11 @@ export function table(rows: readonly Row[]): string {
     format(row.ours, row.unit),
     `${format(row.peer.value, row.unit)} (${row.peer.name})`,
     `${(row.ours / row.peer.value).toFixed(2)} ×`,
+    row.cpu === undefined ? '' : `${format(row.cpu.ours, 'ms')} : ${format(row.cpu.peer, 'ms')}`,
     budgetText(row),
     isWithin(row) ? 'yes' : 'NO',
   ]);
-  const cells = [['what', 'berth', 'peer', 'ratio', 'budget', 'within'], ...lines];
+  const cells = [['what', 'berth', 'peer', 'ratio', 'cpu', 'budget', 'within'], ...lines];
   const widths = cells[0]?.map((_, column) => Math.max(...cells.map((line) => line[column]?.length ?? 0))) ?? [];
   const print = (line: readonly string[]) => `| ${line.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join(' | ')} |`;
   const [head = [], ...body] = cells;
