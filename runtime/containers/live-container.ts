@@ -298,6 +298,7 @@ export class LiveContainer {
       }
       await this.#forget();
       if (options.volumes === true) await this.#removeVolumes();
+      this.#collectLayers();
     });
   }
 
@@ -642,6 +643,7 @@ export class LiveContainer {
       await this.#forget();
       await this.#deleteFiles();
       await this.#removeVolumes();
+      this.#collectLayers();
     }).catch((error) => this.#ports.log.error('a container could not remove itself', { containerId: this.id, error }));
   }
 
@@ -660,6 +662,15 @@ export class LiveContainer {
     await releaseVolumes(this.#ports, this.#record, { anonymous: true }).catch((error) => {
       this.#ports.log.warn('a volume could not be removed with its container', { containerId: this.id, error });
     });
+  }
+
+  /** An image that was removed by force left its layers to the containers that stood on them. */
+  #collectLayers(): void {
+    const { images, log } = this.#ports;
+    images
+      .resolve(this.#record.imageId)
+      .catch(() => images.collectLayers(this.#record.chain))
+      .catch((error) => log.warn('layers stay for the next prune', { containerId: this.id, error }));
   }
 
   async #deleteFiles(): Promise<void> {

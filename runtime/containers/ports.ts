@@ -20,7 +20,7 @@ import type { ContainerSupervisor } from './supervisor.ts';
 export interface ContainerPorts extends VolumePorts {
   /** Why no container can run on this host; undefined when they can. */
   readonly obstacle?: string | undefined;
-  readonly images: Pick<Images, 'resolve' | 'lease'>;
+  readonly images: Pick<Images, 'resolve' | 'lease' | 'collectLayers'>;
   readonly snapshots: Snapshotter;
   readonly supervisor: ContainerSupervisor;
   readonly runtime: OciRuntime;

@@ -99,6 +99,8 @@ export interface Images {
   discard(content: CachedContent): Promise<number>;
   /** Removes bytes that nothing names any more: after a container is removed, or when a lease ends. */
   collect(): Promise<Collected>;
+  /** Removes those of these layers that nothing names, leases or uses any more, in the background. */
+  collectLayers(layers: readonly LayerId[]): Promise<void>;
   /** At start, before anything is pulled or run: removes what a crash left, and stale unfinished downloads. */
   sweep(): Promise<Collected>;
   /** Waits until the bytes of removed images are gone: before the stores are closed. */

@@ -19,6 +19,7 @@ import { pullAllTags, pullImage } from './pull.ts';
 import { pushImage } from './push.ts';
 import {
   applyGcPolicy,
+  collectLayers,
   collectUnnamed,
   discardContent,
   KEEP_UNFINISHED_MS,
@@ -126,6 +127,7 @@ export function openImages(options: ImagesOptions): Images {
     },
     discard: (content) => discardContent(ports, content),
     collect: () => collectUnnamed(ports, { keepMs: KEEP_UNFINISHED_MS }),
+    collectLayers: (chain) => collectLayers(ports, chain),
     sweep: () => sweepImages(ports),
     settled: () => erasures.settled(),
   };

@@ -86,7 +86,7 @@ export async function pullImage(ports: ImagePorts, text: string, options: PullOp
   using source = registrySource(ports.connect(host, options.credentials), reference);
   const asked = digest ?? tag ?? DEFAULT_TAG;
   const top = await source.manifest(asked, { signal });
-  onProgress({ kind: 'pulling', repository, tag: asked });
+  onProgress({ kind: 'pulling', repository, tag: digest === undefined ? asked : canonicalReference(reference) });
 
   const names: Reference[] = [{ host, repository, digest: top.digest }];
   if (tag !== undefined && digest === undefined) names.push({ host, repository, tag });

@@ -41,13 +41,13 @@ export async function pushImage(
     throw new AppError('invalid', `cannot push ${JSON.stringify(text)}: push a tag, not a digest`);
   const { host, repository } = reference;
   const { allTags, credentials, signal, slots, onProgress = () => {} } = options;
+  onProgress({ kind: 'pushing', repository: `${host}/${repository}` });
   const known = await ports.store.tagsOf(`${host}/${repository}`);
   const tags = allTags === true ? known : known.filter((name) => name.tag === reference.tag);
   if (known.length === 0)
     throw new AppError('not-found', `An image does not exist locally with the tag: ${familiarName(reference)}`);
   if (tags.length === 0) throw new AppError('not-found', `tag does not exist: ${familiarReference(reference)}`);
 
-  onProgress({ kind: 'pushing', repository: `${host}/${repository}` });
   using client = ports.connect(host, credentials);
   const target: Target = { reference, client, onProgress, signal, done: new Map(), slots };
   const results: PushResult[] = [];

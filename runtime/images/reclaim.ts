@@ -216,6 +216,14 @@ export async function discardContent(ports: ImagePorts, { layers, blobs }: Cache
   return bytesOf(await erasure.done);
 }
 
+/** Nothing else is looked at: blobs and the layers of unfinished pulls wait for their next try. */
+export async function collectLayers(ports: ImagePorts, layers: readonly LayerId[]): Promise<void> {
+  const erasure = await erase(ports, (choose) =>
+    ports.store.collect(layers, (unnamed) => choose({ ...unnamed, blobs: [] })),
+  );
+  ports.erasures.add(erasure.done);
+}
+
 /** At start: first gives a row to every blob that a crash left without one, so that its age decides like any other's. */
 export async function sweepImages(ports: ImagePorts): Promise<Collected> {
   const known = new Set((await ports.store.blobs()).map((blob) => blob.digest));

@@ -96,6 +96,7 @@ async function openEngine(host: TestHost, busybox: BusyboxHost): Promise<Engine>
   });
   const containers = createContainers({
     images: {
+      collectLayers: async () => {},
       lease: () => ({ protect: async () => {}, protectImage: async () => {}, [Symbol.asyncDispose]: async () => {} }),
       async resolve(name) {
         if (name !== 'busybox') throw new AppError('not-found', `No such image: ${name}`);
