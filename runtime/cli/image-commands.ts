@@ -1,5 +1,7 @@
 /** What `pull`, `push`, `images`, `tag`, `rmi`, `history`, `save`, `load`, `import` and `image prune` do. */
-import { createReadStream, createWriteStream } from 'node:fs';
+import { createWriteStream } from 'node:fs';
+import { open } from 'node:fs/promises';
+import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { shortId } from '../../shared/digest.ts';
 import { AppError } from '../../shared/errors.ts';
@@ -208,12 +210,17 @@ export interface LoadFlags {
 export async function load(session: Session, flags: LoadFlags): Promise<void> {
   if (flags.input === undefined && process.stdin.isTTY)
     throw new AppError('invalid', 'requested load from stdin, but stdin is a terminal: use -i FILE');
-  const body = flags.input === undefined ? process.stdin : createReadStream(flags.input);
+  const body = flags.input === undefined ? process.stdin : await openFile(flags.input);
   const stream = await session.engine.stream('POST', '/images/load', {
     query: { quiet: flags.quiet === true ? 1 : 0 },
     body,
   });
   await showProgress(stream, { output: process.stdout, quiet: false });
+}
+
+/** Fails here when it cannot be read, and not while it is sent. */
+async function openFile(path: string): Promise<Readable> {
+  return (await open(path)).createReadStream();
 }
 
 export interface ImportFlags {
@@ -240,7 +247,7 @@ export async function importImage(
       platform: flags.platform,
       changes: flags.change,
     },
-    body: file === '-' ? process.stdin : createReadStream(file),
+    body: file === '-' ? process.stdin : await openFile(file),
   });
   await showProgress(stream, { output: process.stdout, quiet: false });
 }

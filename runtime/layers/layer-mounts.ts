@@ -86,7 +86,9 @@ export function createLayerMounts({ directory, mounts, pathOf, unpack = false }:
 
   const unmountUnused = async (names: readonly string[]): Promise<void> => {
     const unused = names.filter(isUnused);
-    await mounts.unmount(unused.map((name) => join(directory, name)));
+    // umount(8) is not for every user, and most layers are removed without ever having been mounted.
+    const mounted = await Promise.all(unused.map((name) => isMounted(directory, name)));
+    await mounts.unmount(unused.filter((_name, index) => mounted[index]).map((name) => join(directory, name)));
     // Who has taken one meanwhile waits for its turn, and mounts it again.
     for (const name of unused.filter(isUnused)) holders.delete(name);
     await Promise.all(unused.map((name) => removeEmpty(join(directory, name))));
@@ -195,9 +197,13 @@ async function removeEmpty(path: string): Promise<void> {
 }
 
 /** For LayerStore.remove: whether something is mounted under that layer's short name in `directory`, layers/l. */
-export async function isLayerMounted(directory: string, number: number): Promise<boolean> {
+export function isLayerMounted(directory: string, number: number): Promise<boolean> {
+  return isMounted(directory, shortName(number));
+}
+
+async function isMounted(directory: string, name: string): Promise<boolean> {
   try {
-    const [layer, outside] = await Promise.all([stat(join(directory, shortName(number))), stat(directory)]);
+    const [layer, outside] = await Promise.all([stat(join(directory, name)), stat(directory)]);
     return layer.dev !== outside.dev;
   } catch (error) {
     if (hasCode(error, 'ENOENT')) return false;
