@@ -13,6 +13,7 @@ import type { Readable } from 'node:stream';
 import type { Credentials } from '../../shared/credentials.ts';
 import type { Descriptor, Platform } from '../../shared/oci.ts';
 import type { Cancelable } from '../../shared/streams.ts';
+import type { CheckWarning } from '../dockerfile/checks.ts';
 import type { ImageId } from '../images/images.ts';
 import type { BuildContext, Contexts } from './context.ts';
 
@@ -155,15 +156,8 @@ export type BuildEvent =
   /** A build check has found something. */
   | { readonly kind: 'warning'; readonly warning: BuildWarning };
 
-export interface BuildWarning {
-  /** Well-known name: `StageNameCasing`. */
-  readonly rule: string;
-  readonly message: string;
-  readonly url: string | undefined;
-  /** 1-based; undefined for the whole file. */
-  readonly line: number | undefined;
-  readonly source: string | undefined;
-}
+/** Of the build checks, and what the build itself has found. */
+export type BuildWarning = CheckWarning;
 
 /** `detail` of the error of a step. */
 export interface BuildFailure {
