@@ -7,7 +7,7 @@ import type { Readable } from 'node:stream';
 import type { Cancelable } from '../../shared/streams.ts';
 import type { Chain } from '../layers/layer-store.ts';
 
-/** Disposing gives it back: one without a name is deleted then. */
+/** Disposing gives it back: one without a name is deleted then. Its layers are protected until then. */
 export interface BuildContext extends AsyncDisposable {
   /** Base first. */
   readonly chain: Chain;
@@ -28,7 +28,11 @@ export interface ContextEntry {
 }
 
 export interface Contexts {
-  /** A whole context as a tar, plain or compressed (gzip, zstd, bzip2, xz). @throws AppError 'invalid', 'too-large' */
+  /**
+   * A whole context as a tar, plain or compressed (gzip, zstd, bzip2, xz). Leading `/` and `./` of its names are dropped;
+   * a file called `.wh.x` is just that.
+   * @throws AppError 'invalid' (`..` out of it, not a tar), 'unsupported' (a device), 'too-large', 'integrity' (cut off)
+   */
   receive(tar: Readable, options?: Cancelable): Promise<BuildContext>;
   /**
    * What a URL has: a git repository (`URL#ref:directory`), an archive, or the text of a Dockerfile, which is then the
@@ -42,6 +46,8 @@ export interface Contexts {
   /**
    * Which of these files the engine does not have as they are, for the context that a client calls `name` (any words of
    * its own: a directory and a host). Answers paths in the order given. All entries that it will have come in one list.
+   * A file is the same when kind, mode, size, time and link target are; a directory when its mode is.
+   * @throws AppError 'invalid', 'too-large'
    */
   compare(name: string, entries: AsyncIterable<ContextEntry>): Promise<ContextDelta>;
   /** Bytes on disk of contexts that are kept for their next build. */
@@ -50,6 +56,9 @@ export interface Contexts {
 
 export interface ContextDelta extends AsyncDisposable {
   readonly missing: readonly string[];
-  /** The missing files as a tar; what the list had not is removed. */
+  /**
+   * The missing files as a tar, plain or compressed; what the list had not is removed. Kept under the name from now on.
+   * Once. @throws as receive; AppError 'invalid' when a missing file is not in the tar
+   */
   complete(tar: Readable, options?: Cancelable): Promise<BuildContext>;
 }

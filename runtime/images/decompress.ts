@@ -29,6 +29,11 @@ const PROGRAMS = {
   xz: ['/usr/bin/xz', '-dc', '--memlimit-decompress=128MiB'],
 } as const;
 
+/** How a stream is compressed; its bytes stay in it. @throws AppError 'invalid' for nothing at all */
+export async function peekForm(stream: Readable): Promise<ArchiveForm> {
+  return compressionOf(await readHead(stream));
+}
+
 /** The plain tar, which fails when the archive is not what it seems. @throws AppError 'invalid' for nothing at all */
 export async function decompress(stream: Readable): Promise<Readable> {
   const form = compressionOf(await readHead(stream));

@@ -76,7 +76,7 @@ export interface DataRange {
 }
 
 /** Where a file's bytes are, in order; at most two ranges, none for an empty file. */
-export function rangesOf(file: FileNode): readonly DataRange[] {
+export function rangesOf(file: Pick<FileNode, 'sizeBytes' | 'dataOffset' | 'tailOffset'>): readonly DataRange[] {
   const tailBytes = file.tailOffset === undefined ? 0 : file.sizeBytes % BLOCK_BYTES;
   const ranges: DataRange[] = [];
   if (file.sizeBytes > tailBytes) ranges.push({ offset: file.dataOffset, sizeBytes: file.sizeBytes - tailBytes });
