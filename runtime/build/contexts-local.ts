@@ -8,22 +8,26 @@
  * Layers are durable before a row names them, and forgotten by the row before they are deleted; a crash between leaves
  * layers that nothing names, which the image store collects.
  */
-import type { Readable } from 'node:stream';
+import { Readable } from 'node:stream';
 import type { Database } from '../../shared/database.ts';
 import { digestOf, hexOf, parseDigest } from '../../shared/digest.ts';
 import { AppError, messageOf } from '../../shared/errors.ts';
 import type { Log } from '../../shared/log.ts';
 import type { Compression } from '../../shared/media-types.ts';
-import type { Cancelable } from '../../shared/streams.ts';
+import { type Cancelable, collect } from '../../shared/streams.ts';
 import { decompress, peekForm } from '../images/decompress.ts';
 import type { Lease } from '../images/images.ts';
 import type { Chain, LayerId, LayerStore } from '../layers/layer-store.ts';
+import { isTarHeader, TAR_BLOCK_BYTES } from '../layers/tar.ts';
+import { TAR_END, tarHeader, tarPadding } from '../layers/tar-writer.ts';
 import { nameFromUtf8 } from '../layers/tree.ts';
 import type { CacheRecord } from './builds.ts';
 import type { BuildContext, ContextDelta, ContextEntry, Contexts } from './context.ts';
 import { type Comparison, type ContextIndex, compareWith, indexOf } from './context-index.ts';
 import type { ContextTables } from './context-tables.ts';
 import { openFileTree, readText } from './file-tree.ts';
+import { type GitTrees, parseGitReference } from './git.ts';
+import type { RemoteFiles } from './remote-files.ts';
 
 export interface ContextLimits {
   /** Kept ones. */
@@ -42,6 +46,8 @@ export interface ContextPorts {
   readonly lease: () => Lease;
   /** Removes layers that no image, lease or container keeps; answers the bytes given back. */
   readonly discard: (layers: ReadonlySet<LayerId>) => Promise<number>;
+  readonly git: GitTrees;
+  readonly remote: RemoteFiles;
   readonly log: Log;
   readonly now: () => Date;
   readonly limits?: ContextLimits | undefined;
@@ -68,6 +74,7 @@ interface Kept {
   users: number;
 }
 
+const DOCKERFILE_MAX_BYTES = 2 << 20;
 const DELTAS_MAX = 8;
 /** A delta as large as this part of the base, and not small at all, is no saving. */
 const DELTA_SHARE_MAX = 0.5;
@@ -138,6 +145,42 @@ export async function createContexts(ports: ContextPorts): Promise<LocalContexts
     const layer = await make(tar, [], { signal, lease, removed: [] });
     undo.move();
     return contextOf([layer.id], lease, async () => void (await discard([layer.id])));
+  }
+
+  async function fetch(url: string, { signal }: Cancelable = {}): Promise<BuildContext> {
+    const reference = parseGitReference(url);
+    if (reference !== undefined) {
+      await using undo = new AsyncDisposableStack();
+      const lease = undo.use(ports.lease());
+      const { chain } = await ports.git.fetch(reference, { signal, lease });
+      undo.move();
+      // Not discarded: another build of the same commit needs no fetch while the layer is there.
+      return contextOf(chain, lease, async () => {});
+    }
+    const body = await ports.remote.open(url, { signal });
+    const { stream, compression } = await uncompressed(body);
+    if (compression !== 'none' || stream !== body) return await receive(body, { signal });
+    const { head, rest } = await splitHead(body, TAR_BLOCK_BYTES);
+    const whole = Readable.from(rest, { objectMode: false });
+    if (isTarHeader(head)) return await receive(whole, { signal });
+    const text = await collect(whole, DOCKERFILE_MAX_BYTES, { what: 'Dockerfile', signal });
+    if (text.includes(0))
+      throw new AppError(
+        'invalid',
+        'cannot use the remote context: it is neither an archive nor the text of a Dockerfile',
+      );
+    return await receive(Readable.from([oneFileTar('Dockerfile', text)]), { signal });
+  }
+
+  async function without(context: BuildContext, paths: readonly string[]): Promise<BuildContext> {
+    await using undo = new AsyncDisposableStack();
+    const lease = undo.use(await leased(context.chain));
+    const layer = await layers.make(Readable.from([TAR_END]), context.chain, {
+      files: { removed: paths.map(nameFromUtf8) },
+      protect: (id) => lease.protect(id),
+    });
+    undo.move();
+    return contextOf([...context.chain, layer.id], lease, async () => void (await discard([layer.id])));
   }
 
   async function indexFor(id: string, chain: Chain): Promise<ContextIndex> {
@@ -298,6 +341,8 @@ export async function createContexts(ports: ContextPorts): Promise<LocalContexts
         tar.destroy();
       }
     },
+    fetch,
+    without,
     empty: async () => contextOf([], ports.lease(), async () => {}),
     compare,
     diskBytes: async () => diskBytes(),
@@ -351,4 +396,37 @@ async function uncompressed(tar: Readable): Promise<{ readonly stream: Readable;
   const form = await peekForm(tar);
   if (form === 'bzip2' || form === 'xz') return { stream: await decompress(tar), compression: 'none' };
   return { stream: tar, compression: form };
+}
+
+function oneFileTar(path: string, content: Buffer): Buffer {
+  const header = tarHeader({
+    ...{ type: 'file', path, linkPath: '', mode: 0o644, uid: 0, gid: 0, sizeBytes: content.length },
+    ...{ mtimeSeconds: 0, mtimeNanoseconds: 0, major: 0, minor: 0, xattrs: undefined },
+  });
+  return Buffer.concat([header, content, tarPadding(content.length), TAR_END]);
+}
+
+/** `head` has fewer bytes when there are not so many; `rest` is everything, from the beginning. */
+async function splitHead(
+  stream: Readable,
+  bytes: number,
+): Promise<{ readonly head: Buffer; readonly rest: AsyncGenerator<Buffer> }> {
+  const chunks: AsyncIterator<Buffer> = stream[Symbol.asyncIterator]();
+  const first: Buffer[] = [];
+  let seen = 0;
+  while (seen < bytes) {
+    const next = await chunks.next();
+    if (next.done === true) break;
+    first.push(next.value);
+    seen += next.value.length;
+  }
+  async function* rest() {
+    try {
+      yield* first;
+      for (let next = await chunks.next(); next.done !== true; next = await chunks.next()) yield next.value;
+    } finally {
+      stream.destroy();
+    }
+  }
+  return { head: Buffer.concat(first), rest: rest() };
 }

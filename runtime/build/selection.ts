@@ -9,8 +9,8 @@
 import { createHash } from 'node:crypto';
 import { setImmediate } from 'node:timers/promises';
 import { type Digest, digestFromHex } from '../../shared/digest.ts';
+import { createIgnore, type Ignore } from '../../shared/dockerignore.ts';
 import { AppError } from '../../shared/errors.ts';
-import { createIgnorePatterns, createNamePattern, type IgnorePatterns } from '../../shared/ignore-patterns.ts';
 import type { FileNode, MergedDirectory, MergedNode } from '../layers/tree.ts';
 import { nameFromUtf8, nameToUtf8 } from '../layers/tree.ts';
 import type { FileDigests } from './file-digests.ts';
@@ -27,7 +27,7 @@ export interface SelectRequest {
   /** A context's files are root's; those of stages and images keep their owners. */
   readonly owners: 'root' | 'kept';
   /** What was left out of the context, for the message about a file that is not there. */
-  readonly ignored?: IgnorePatterns | undefined;
+  readonly ignored?: Pick<Ignore, 'ignores'> | undefined;
 }
 
 /** In the order of the sources. */
@@ -49,7 +49,7 @@ const NAMES_AT_ONCE = 2000;
 /** @throws AppError 'not-found' in Docker's words for a source that is not there, 'invalid' for a pattern that is none */
 export async function selectFiles(request: SelectRequest): Promise<Selection> {
   const { tree, owners } = request;
-  const excludes = createIgnorePatterns(request.excludes ?? []);
+  const excludes = createIgnore(request.excludes ?? []);
   const items: SelectedItem[] = [];
   for (const source of request.sources) {
     if (request.parents === true) items.push(await withParents(request, source, excludes));
@@ -118,7 +118,7 @@ async function contentDigests(
 /** The paths that a source names, UTF-8, absolute; wildcards in byte order. A wildcard may name nothing. */
 async function expand(request: SelectRequest, source: string): Promise<readonly string[]> {
   const parts = cleanParts(source);
-  const first = parts.findIndex((part) => createNamePattern(part) !== undefined);
+  const first = parts.findIndex((part) => WILDCARD.test(part));
   if (first === -1) {
     const path = `/${parts.join('/')}`;
     if (parts.length > 0 && lookUp(request.tree, path).found === undefined) throw missing(request, path);
@@ -147,6 +147,20 @@ async function expand(request: SelectRequest, source: string): Promise<readonly 
   return heads.map(({ path }) => (path.startsWith('/') ? path : `/${path}`));
 }
 
+const WILDCARD = /[*?[\\]/;
+
+/** Of one name; undefined = no wildcard is in it. */
+function createNamePattern(part: string): ((name: string) => boolean) | undefined {
+  if (!WILDCARD.test(part)) return undefined;
+  const pattern = createIgnore([plainPattern(part)]);
+  return (name) => pattern.ignores(name);
+}
+
+/** A `!` at the beginning is part of the name here. */
+function plainPattern(text: string): string {
+  return text.startsWith('!') ? `\\${text}` : text;
+}
+
 /** The names of a path, `.` and `..` taken away as in the root. */
 function cleanParts(path: string): readonly string[] {
   const parts: string[] = [];
@@ -158,7 +172,7 @@ function cleanParts(path: string): readonly string[] {
   return parts;
 }
 
-async function itemAt(tree: FileTree, path: string, excludes: IgnorePatterns): Promise<SelectedItem | undefined> {
+async function itemAt(tree: FileTree, path: string, excludes: Ignore): Promise<SelectedItem | undefined> {
   const { path: real, found } = lookUp(tree, path);
   if (found === undefined) {
     // A link that leads nowhere is itself what is copied.
@@ -168,13 +182,13 @@ async function itemAt(tree: FileTree, path: string, excludes: IgnorePatterns): P
   }
   if (found.directory !== undefined) return { kind: 'contents', entries: await contentsOf(found.directory, excludes) };
   const name = nameFromUtf8(cleanParts(path).at(-1) ?? '');
-  if (excludes.matches(nameToUtf8(name)) || found.node.kind === 'socket') return undefined;
+  if (excludes.ignores(nameToUtf8(name)) || found.node.kind === 'socket') return undefined;
   return { kind: 'single', name, path: real, merged: found };
 }
 
-async function contentsOf(directory: MergedDirectory, excludes: IgnorePatterns): Promise<readonly TreeFile[]> {
+async function contentsOf(directory: MergedDirectory, excludes: Ignore): Promise<readonly TreeFile[]> {
   const entries: TreeFile[] = [];
-  const isExcluded = ({ path }: TreeFile) => excludes.matches(nameToUtf8(path));
+  const isExcluded = ({ path }: TreeFile) => excludes.ignores(nameToUtf8(path));
   const enter = (file: TreeFile) => excludes.hasExceptions || !isExcluded(file);
   let count = 0;
   for (const file of walkDirectory(directory, { enter })) {
@@ -186,7 +200,7 @@ async function contentsOf(directory: MergedDirectory, excludes: IgnorePatterns):
 }
 
 /** `--parents`: what matches keeps the directories above it, from the root or from what is left of `/./`. */
-async function withParents(request: SelectRequest, source: string, excludes: IgnorePatterns): Promise<SelectedItem> {
+async function withParents(request: SelectRequest, source: string, excludes: Ignore): Promise<SelectedItem> {
   const pivot = source.indexOf('/./');
   const base = pivot === -1 ? '/' : `/${cleanParts(source.slice(0, pivot)).join('/')}`;
   const parts = cleanParts(pivot === -1 ? source : source.slice(pivot + 3));
@@ -195,9 +209,9 @@ async function withParents(request: SelectRequest, source: string, excludes: Ign
   if (found?.directory === undefined) throw missing(request, base);
   const all = await contentsOf(found.directory, excludes);
   if (wanted === '') return { kind: 'contents', entries: all };
-  const pattern = createIgnorePatterns([wanted]);
-  const matched = all.filter(({ path }) => pattern.matches(nameToUtf8(path)));
-  if (matched.length === 0 && parts.every((part) => createNamePattern(part) === undefined))
+  const pattern = createIgnore([plainPattern(wanted)]);
+  const matched = all.filter(({ path }) => pattern.ignores(nameToUtf8(path)));
+  if (matched.length === 0 && !parts.some((part) => WILDCARD.test(part)))
     throw missing(request, `${base === '/' ? '' : base}/${wanted}`);
   const above = new Set<string>();
   for (const { path } of matched)
@@ -212,6 +226,6 @@ function notFound(path: string): string {
 }
 
 function missing({ ignored }: SelectRequest, path: string): AppError {
-  const isIgnored = ignored?.matches(path.slice(1)) === true;
+  const isIgnored = ignored?.ignores(path.slice(1)) === true;
   return new AppError('not-found', `${notFound(path)}${isIgnored ? ': it is excluded by .dockerignore' : ''}`);
 }

@@ -27,7 +27,9 @@ export interface TarParser {
   end(): void;
 }
 
-const BLOCK = 512;
+/** Headers are one, data is filled up to whole ones. */
+export const TAR_BLOCK_BYTES = 512;
+const BLOCK = TAR_BLOCK_BYTES;
 /** PAX headers and GNU long names; Go's limit, too. */
 const META_MAX_BYTES = 1 << 20;
 /** Fragments of one sparse file (CVE-2025-58183: an unbounded map exhausts memory). */
@@ -56,6 +58,15 @@ type State =
   | { readonly at: 'header' | 'second-zero' | 'end' }
   | { readonly at: 'skip' | 'data'; left: number }
   | { readonly at: 'collect'; readonly buffer: Buffer; filled: number; readonly done: (bytes: Buffer) => void };
+
+/** Whether a block is the header of an entry: how an archive is told from other files. */
+export function isTarHeader(block: Buffer): boolean {
+  if (block.length < BLOCK) return false;
+  const sums = checksums(block);
+  const digits = /^[ \0]*([0-7]{1,7})(?:[ \0]|$)/.exec(block.toString('latin1', 148, 156))?.[1];
+  const stored = Number.parseInt(digits ?? '', 8);
+  return sums.unsigned !== 0 && (stored === sums.withSpaces || stored === sums.signed);
+}
 
 /** @throws AppError 'invalid' (malformed), 'unsupported' (an entry type no layer holds), 'too-large' from its methods */
 export function createTarParser(sink: TarSink): TarParser {
