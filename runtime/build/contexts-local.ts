@@ -15,11 +15,11 @@ import { AppError, messageOf } from '../../shared/errors.ts';
 import type { Log } from '../../shared/log.ts';
 import type { Compression } from '../../shared/media-types.ts';
 import { type Cancelable, collect } from '../../shared/streams.ts';
+import { TAR_END, tarHeader, tarPadding } from '../../shared/tar-writer.ts';
 import { decompress, peekForm } from '../images/decompress.ts';
 import type { Lease } from '../images/images.ts';
 import type { Chain, LayerId, LayerStore } from '../layers/layer-store.ts';
 import { isTarHeader, TAR_BLOCK_BYTES } from '../layers/tar.ts';
-import { TAR_END, tarHeader, tarPadding } from '../layers/tar-writer.ts';
 import { nameFromUtf8 } from '../layers/tree.ts';
 import type { CacheRecord } from './builds.ts';
 import type { BuildContext, ContextDelta, ContextEntry, Contexts } from './context.ts';
@@ -92,6 +92,7 @@ export async function createContexts(ports: ContextPorts): Promise<LocalContexts
   const indexes = new Map<string, Promise<ContextIndex>>();
 
   async function make(tar: Readable, lower: Chain, making: Cancelable & { lease: Lease; removed: readonly string[] }) {
+    tar.on('error', () => {});
     const { stream, compression } = await uncompressed(tar);
     const { lease, removed, signal } = making;
     const layer = await layers.make(stream, lower, {

@@ -7,8 +7,8 @@
  * directory on the way there. The same input gives the same bytes: names are in byte order, times are whole seconds.
  */
 import { AppError } from '../../shared/errors.ts';
+import { TAR_END, tarHeader, tarPadding } from '../../shared/tar-writer.ts';
 import type { TarEntry } from '../layers/tar.ts';
-import { TAR_END, tarHeader, tarPadding } from '../layers/tar-writer.ts';
 import {
   type Attributes,
   type FileNode,

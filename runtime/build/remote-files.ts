@@ -13,9 +13,9 @@ import { algorithmOf, type Digest } from '../../shared/digest.ts';
 import { AppError } from '../../shared/errors.ts';
 import { type HttpResponse, type HttpTransport, originOf } from '../../shared/http-transport.ts';
 import { type Cancelable, limit, measure } from '../../shared/streams.ts';
+import { TAR_END, tarHeader, tarPadding } from '../../shared/tar-writer.ts';
 import type { Lease } from '../images/images.ts';
 import type { Chain, LayerStore } from '../layers/layer-store.ts';
-import { TAR_END, tarHeader, tarPadding } from '../layers/tar-writer.ts';
 import { nameFromUtf8 } from '../layers/tree.ts';
 
 export interface RemoteFiles {

@@ -340,6 +340,8 @@ export function createLayerStore(options: LayerStoreOptions): LayerStore & Async
       return ingest(request, cancel);
     },
     async make(tar, lower, making) {
+      // It may fail before it is read; whoever reads it is told then.
+      tar.on('error', () => {});
       try {
         await mkdir(ingestDirectory, { recursive: true, mode: 0o700 });
         return await make(tar, lower, making);
