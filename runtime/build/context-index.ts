@@ -32,7 +32,7 @@ export interface Comparison {
   readonly missingBytes: number;
   /** Every path of the list. */
   readonly paths: readonly string[];
-  /** latin1; the topmost names that are there and that the list has not. */
+  /** latin1; the topmost names that are there and that the list has not, and what becomes a directory. */
   readonly gone: readonly string[];
 }
 
@@ -49,13 +49,21 @@ export async function compareWith(
   const missing: string[] = [];
   const paths: string[] = [];
   const listed = new Set<string>();
+  const replaced: string[] = [];
+  /** Also what lies on the way to a name: whatever else was there is no part of the way. */
+  const enter = (path: string) => {
+    const kind = index.get(path)?.kind;
+    if (kind !== undefined && kind !== 'directory') replaced.push(path);
+  };
   let missingBytes = 0;
   for await (const entry of entries) {
     if (paths.length >= entriesMax)
       throw new AppError('too-large', `cannot use build context: it has more than ${entriesMax} entries`);
     const path = pathOf(entry.path);
     paths.push(entry.path);
-    addWithParents(listed, path);
+    addParents(listed, path, enter);
+    listed.add(path);
+    if (entry.kind === 'directory') enter(path);
     const there = index.get(path);
     if (there !== undefined && isSame(there, entry)) continue;
     missing.push(entry.path);
@@ -68,7 +76,7 @@ export async function compareWith(
     const above = gone.at(-1);
     if (above === undefined || !path.startsWith(`${above}/`)) gone.push(path);
   }
-  return { missing, missingBytes, paths, gone };
+  return { missing, missingBytes, paths, gone: [...gone, ...replaced] };
 }
 
 function pathOf(path: string): string {
@@ -78,12 +86,12 @@ function pathOf(path: string): string {
   return ASCII.test(path) ? path : nameFromUtf8(path);
 }
 
-function addWithParents(listed: Set<string>, path: string): void {
-  listed.add(path);
+function addParents(listed: Set<string>, path: string, onAdded: (parent: string) => void): void {
   for (let slash = path.lastIndexOf('/'); slash > 0; slash = path.lastIndexOf('/', slash - 1)) {
     const parent = path.slice(0, slash);
     if (listed.has(parent)) return;
     listed.add(parent);
+    onAdded(parent);
   }
 }
 

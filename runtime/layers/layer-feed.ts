@@ -95,7 +95,7 @@ export async function* feedChunks(feed: LayerFeed, { signal, onConsumed }: FeedH
   const { flags, counts, data } = viewsOf(feed);
   let position = 0;
   for (;;) {
-    signal.throwIfAborted();
+    if (signal.aborted) throw new AppError('timeout', 'cannot make the layer: it was cancelled');
     const sequence = Atomics.load(flags, 1);
     const state = Atomics.load(flags, 0);
     const end = Number(Atomics.load(counts, 0));

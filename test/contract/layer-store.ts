@@ -2,6 +2,7 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { readdir, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { createLayerSource, type LayerSourceWriter } from '../../runtime/layers/layer-source.ts';
 import type { Chain, Layer, LayerIngest, LayerStore } from '../../runtime/layers/layer-store.ts';
@@ -107,6 +108,96 @@ export function layerStoreContract(name: string, make: () => Promise<LayerStoreF
       expect(node).toMatchObject({ kind: 'directory', mode: 0o1711 });
       expect(await store.get(layer.id)).toEqual(layer);
       expect(await store.find(built.diffId, [])).toEqual(layer);
+    });
+
+    describe('made of a tar that nobody has named', () => {
+      /** In pieces, so that the reader waits in between. */
+      const pieces = (bytes: Buffer, size = 70_000) =>
+        Readable.from(
+          Array.from({ length: Math.ceil(bytes.length / size) }, (_, index) =>
+            bytes.subarray(index * size, (index + 1) * size),
+          ),
+        );
+
+      it('is the layer that ingest makes, and the other way round', async () => {
+        // More than the ring holds.
+        const built = buildLayer([directory('m'), file('m/big', randomBytes(9 << 20).toString('latin1'))], 'none');
+        const protectedIds: Digest[] = [];
+        const made = await store.make(pieces(built.blob), [], {
+          protect: async (id) => {
+            expect(await store.get(id)).toBeUndefined();
+            protectedIds.push(id);
+          },
+        });
+        expect(made).toMatchObject({ id: built.diffId, diffId: built.diffId, entryCount: 2 });
+        expect(protectedIds).toEqual([built.diffId]);
+        expect(await store.ingest(await request(built, []))).toEqual(made);
+        const both = [store.make(pieces(built.blob), []), store.make(pieces(built.blob), [])];
+        expect(await Promise.all(both)).toEqual([made, made]);
+        const gzipped = buildLayer([file('m/zipped', 'x')], 'gzip');
+        const unzipped = await store.make(pieces(gzipped.blob), [], { compression: 'gzip' });
+        expect(unzipped.diffId).toBe(gzipped.diffId);
+      });
+
+      it('is published once by two who make it at the same time', async () => {
+        const { blob, diffId } = buildLayer([file('m/twice', randomBytes(1000).toString('hex'))], 'none');
+        const made = await Promise.all([1, 2, 3].map(() => store.make(pieces(blob, 500), [])));
+        expect(new Set(made.map(({ number }) => number)).size).toBe(1);
+        expect(await content(made[0] as Layer, 'm/twice')).not.toBe('');
+        expect((await store.find(diffId, []))?.number).toBe(made[0]?.number);
+      });
+
+      it('settles above the layers below', async () => {
+        const base = await ingest([{ name: 'deep/', type: 'directory', mode: 0o1700, uid: 9 }, file('deep/base', 'x')]);
+        const { blob } = buildLayer([file('deep/above', 'x'), file('.wh.none', 'x')], 'none');
+        const made = await store.make(pieces(blob), [base.id]);
+        expect(made.id).toBe(chainIdOf([base.diffId, made.diffId]));
+        expect(nodeAt(await store.tree(made.id), 'deep')).toMatchObject({ mode: 0o1700, uid: 9 });
+      });
+
+      it('holds plain files when asked, whatever they are called', async () => {
+        const base = await store.make(
+          pieces(buildLayer([file('f/.wh.x', 'name'), file('f/gone', 'x'), file('f/x', 'x')], 'none').blob),
+          [],
+          {
+            files: { removed: [] },
+          },
+        );
+        expect(await content(base, 'f/.wh.x')).toBe('name');
+        const { blob, diffId } = buildLayer([file('f/.wh..wh..opq', 'x')], 'none');
+        const above = await store.make(pieces(blob), [base.id], { files: { removed: ['f/gone', 'f/nothing'] } });
+        expect(above.diffId).not.toBe(diffId);
+        expect(nodeAt(await store.tree(above.id), 'f/gone')).toMatchObject({ kind: 'whiteout' });
+        expect(nodeAt(await store.tree(above.id), 'f/nothing')).toBeUndefined();
+        const device = buildLayer([{ name: 'f/x', type: 'character-device' }], 'none').blob;
+        await expect(store.make(pieces(device), [], { files: { removed: [] } })).rejects.toMatchObject({
+          kind: 'unsupported',
+        });
+      });
+
+      it('leaves nothing of one that fails', async () => {
+        const { blob } = buildLayer([file('m/fails', 'x'.repeat(100_000))], 'none');
+        const cut = pieces(blob.subarray(0, 50_000));
+        await expect(store.make(cut, [])).rejects.toMatchObject({ kind: 'integrity' });
+        expect(cut.destroyed).toBe(true);
+        const hostile = buildLayer([file('../x', 'x')], 'none').blob;
+        await expect(store.make(pieces(hostile), [])).rejects.toMatchObject({ kind: 'invalid' });
+        const huge = buildLayer([file('m/huge', '\0'.repeat(33 << 20))], 'none').blob;
+        await expect(store.make(pieces(huge), [])).rejects.toMatchObject({ kind: 'too-large' });
+        // Its source waits for ever, and nobody would tell it to stop.
+        const stuck = new Readable({ read() {} });
+        stuck.push(blob.subarray(0, 10_000));
+        const abort = new AbortController();
+        const making = store.make(stuck, [], { signal: abort.signal });
+        abort.abort();
+        await expect(making).rejects.toMatchObject({ kind: 'timeout' });
+        expect(stuck.destroyed).toBe(true);
+        const broken = new Readable({ read() {} });
+        const failing = store.make(broken, []);
+        broken.destroy(new Error('no more'));
+        await expect(failing).rejects.toThrow('no more');
+        await expect(store.make(pieces(blob), [digestOf('nothing')])).rejects.toMatchObject({ kind: 'not-found' });
+      });
     });
 
     it('makes an empty layer', async () => {
