@@ -21,6 +21,7 @@ import { createLayerFeed, type LayerFeedWriter } from './layer-feed.ts';
 import { createLayerPool, type Unpacking } from './layer-pool.ts';
 import type { Chain, Layer, LayerId, LayerIngest, LayerStore, MakeOptions } from './layer-store.ts';
 import type { UnpackedLayer } from './layer-worker.ts';
+import type { LayerTree } from './tree.ts';
 
 export interface LayerTable {
   /** Never given twice: a mount of a removed layer must not be taken for a new one. */
@@ -80,6 +81,9 @@ export interface LayerStoreOptions {
 }
 
 const MAKERS_MIN = 4;
+/** Names of trees that stay in memory between two uses: some 200 bytes each. */
+const TREES_MAX_ENTRIES = 150_000;
+const TREES_KEPT_MS = 60_000;
 /** Five characters in base 36; more would not fit mount options with 500 layers. */
 const NUMBER_MAX = 36 ** 5 - 1;
 
@@ -327,6 +331,27 @@ export function createLayerStore(options: LayerStoreOptions): LayerStore & Async
 
   const pathOf = (layer: Layer) => imagePath(layer.id);
 
+  /** Least recently used first. One build asks for the same large tree again and again. */
+  const trees = new Map<LayerId, { readonly tree: Promise<LayerTree>; readonly entryCount: number }>();
+  let forgetting: NodeJS.Timeout | undefined;
+
+  function treeOf(layer: Layer): Promise<LayerTree> {
+    const { id, entryCount } = layer;
+    const entry = trees.get(id) ?? { tree: loadTree(pathOf(layer)), entryCount };
+    entry.tree.catch(() => trees.delete(id));
+    trees.delete(id);
+    trees.set(id, entry);
+    let entries = [...trees.values()].reduce((sum, kept) => sum + kept.entryCount, 0);
+    for (const [oldest, kept] of trees) {
+      if (entries <= TREES_MAX_ENTRIES) break;
+      trees.delete(oldest);
+      entries -= kept.entryCount;
+    }
+    clearTimeout(forgetting);
+    forgetting = setTimeout(() => trees.clear(), TREES_KEPT_MS).unref();
+    return entry.tree;
+  }
+
   async function existing(id: LayerId): Promise<Layer> {
     const layer = await get(id);
     if (layer === undefined) throw new AppError('not-found', `cannot find layer ${id}: pull its image again`);
@@ -350,7 +375,7 @@ export function createLayerStore(options: LayerStoreOptions): LayerStore & Async
       }
     },
     get,
-    tree: async (id) => loadTree(pathOf(await existing(id))),
+    tree: async (id) => treeOf(await existing(id)),
     async remove(id) {
       const layer = await get(id);
       if (layer === undefined) return false;
@@ -358,6 +383,7 @@ export function createLayerStore(options: LayerStoreOptions): LayerStore & Async
         throw new AppError('conflict', `cannot remove layer ${id}: it is mounted`);
       await database.write((transaction) => transaction.deleteFrom('layer').where('id', '=', id).execute());
       listed = undefined;
+      trees.delete(id);
       await rm(pathOf(layer), { force: true });
       return true;
     },
@@ -387,6 +413,7 @@ export function createLayerStore(options: LayerStoreOptions): LayerStore & Async
       return freed;
     },
     async [Symbol.asyncDispose]() {
+      clearTimeout(forgetting);
       await Promise.all([pool[Symbol.asyncDispose](), makers[Symbol.asyncDispose]()]);
     },
   };

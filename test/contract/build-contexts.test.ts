@@ -20,7 +20,7 @@ const run = promisify(execFile);
 const file = (name: string, content = name, more: Partial<TarEntry> = {}): TarEntry => ({ name, content, ...more });
 const tar = (...entries: readonly TarEntry[]) => Readable.from([tarOf(entries)]);
 
-describe('contexts', () => {
+describe('contexts', { timeout: 30_000 }, () => {
   let rig: BuildRig;
   let contexts: LocalContexts;
   beforeAll(async () => {
@@ -323,7 +323,7 @@ describe('contexts', () => {
     });
   });
 
-  describe('from git', { timeout: 30_000 }, () => {
+  describe('from git', () => {
     let daemon: ChildProcess;
     let url: string;
     let commit: string;
