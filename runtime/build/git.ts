@@ -99,8 +99,8 @@ export interface GitPorts {
 
 const TIMEOUT_MS = 15 * 60_000;
 const REMEMBERED_MAX = 200;
-/** The tree as it was committed: neither left out nor filled in. */
-const ATTRIBUTES = '* -export-ignore -export-subst\n';
+/** The tree as it was committed: nothing left out, filled in or converted, and no filter of the host runs for it. */
+const ATTRIBUTES = '* -filter -text -ident -working-tree-encoding -export-ignore -export-subst\n';
 
 export function createGitTrees(ports: GitPorts): GitTrees {
   const { layers, directory, randomId } = ports;
