@@ -15,7 +15,10 @@ interface Branch {
 
 const newBranch = (): Branch => ({ labels: [], above: new Map() });
 
-/** A line per layer, with the images that end there; layers over the same ones below hang on the same branch. */
+/**
+ * A line per layer, with the images that end there; layers over the same ones below hang on the same branch, and those
+ * that only ever come together stand below each other.
+ */
 export function imageTree(images: readonly TreeImage[]): readonly string[] {
   const root = newBranch();
   for (const { label, layers } of images) {
@@ -31,11 +34,12 @@ export function imageTree(images: readonly TreeImage[]): readonly string[] {
   return [...root.labels, ...linesAbove(root, '', true)];
 }
 
-function* linesAbove({ above }: Branch, indent: string, isRoot = false): Generator<string, void, undefined> {
+function* linesAbove({ labels, above }: Branch, indent: string, isRoot = false): Generator<string, void, undefined> {
+  const isStraight = isRoot || (labels.length === 0 && above.size === 1);
   let left = above.size;
   for (const [layer, branch] of above) {
     left -= 1;
-    const [mark, below] = isRoot ? ['', ''] : left > 0 ? ['├─', '│ '] : ['└─', '  '];
+    const [mark, below] = isStraight ? ['', ''] : left > 0 ? ['├─', '│ '] : ['└─', '  '];
     const names = branch.labels.length === 0 ? '' : `  ${branch.labels.join(', ')}`;
     yield `${indent}${mark}${shortId(layer)}${names}`;
     yield* linesAbove(branch, `${indent}${below}`);

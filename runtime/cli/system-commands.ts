@@ -162,10 +162,12 @@ export async function systemUsage(session: Session, flags: UsageFlags): Promise<
   if (flags.format !== undefined) return;
   const logical = number(own.LogicalBytes);
   const actual = number(own.ActualBytes);
+  const parts = list(own.Parts).map(object);
+  const ofImages = number(parts.find((part) => part.Name === 'images')?.Bytes);
   print(
-    `\nLogical size of all images: ${formatBytes(logical)}\nActual size on disk: ${formatBytes(actual)}\nSaved by sharing: ${formatBytes(Math.max(0, logical - actual))}`,
+    `\nLogical size of all images: ${formatBytes(logical)}\nActual size on disk: ${formatBytes(actual)}\nSaved by sharing: ${formatBytes(logical - ofImages)}`,
   );
-  for (const part of list(own.Parts).map(object)) print(` ${text(part.Name)}: ${formatBytes(number(part.Bytes))}`);
+  for (const part of parts) print(` ${text(part.Name)}: ${formatBytes(number(part.Bytes))}`);
   if (flags.verbose === true) {
     const images = list(object(usage.ImageUsage).Items);
     print(

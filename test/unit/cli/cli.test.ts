@@ -86,7 +86,7 @@ describe('lists', () => {
       'scratch',
       'aaaaaaaaaaaa  base',
       '├─bbbbbbbbbbbb',
-      '│ └─cccccccccccc  left',
+      '│ cccccccccccc  left',
       '└─dddddddddddd  right',
       'eeeeeeeeeeee  other',
     ]);
