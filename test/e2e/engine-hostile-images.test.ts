@@ -101,7 +101,7 @@ it('CVE-2022-24769, CVE-2022-29162: capabilities are neither inheritable nor amb
   expect(stdout.match(/\t0{16}\n/g)).toHaveLength(3);
 });
 
-it('labels and names are words, never commands', async () => {
+it('CVE-2026-53488: labels and names are words, never commands', async () => {
   const words = `$(touch ${at('victim/ran')}); \`touch ${at('victim/ran')}\``;
   const image = await hostile('labels', [], { Labels: { [words]: words }, StopSignal: 'SIGTERM' });
   expect((await run('--label', `x=${words}`, '--env', `X=${words}`, image, 'env')).stdout).toContain(`X=${words}`);
