@@ -63,6 +63,18 @@ const optionsAt = ({ root, runDir, socketPath }: EnginePlace) =>
       description: 'remove unused images, oldest first, while less than this is free on the disk; 0 = no limit',
       default: 0,
     }),
+    buildCacheMaxBytes: bytesOption({
+      description: 'remove what builds have not used for longest while their cache occupies more; 0 = no limit',
+      default: 20 * 2 ** 30,
+    }),
+    buildCacheMaxAgeMs: durationOption({
+      description: 'remove from the build cache what no build has used for longer; 0 = keep it',
+      default: 60 * 24 * 3600 * 1000,
+    }),
+    buildCacheMinFreeBytes: bytesOption({
+      description: 'remove from the build cache while less than this is free on the disk; 0 = no limit',
+      default: 2 ** 30,
+    }),
     imageGcEveryMs: durationOption({ description: 'how often unused images are looked at', default: 600_000 }),
     addressPools: listOption({
       description: 'where subnets of networks are chosen from; those that the host already routes are left out',

@@ -14,7 +14,9 @@ import type { Log } from '../shared/log.ts';
 import type { ProxySettings } from '../shared/proxies.ts';
 import { parseReference } from '../shared/reference.ts';
 import type { Cancelable } from '../shared/streams.ts';
-import { BUILD_CACHE_MIGRATIONS, type BuildCache, type CacheTables, openBuildCache } from './build/cache.ts';
+import type { Builds } from './build/builds.ts';
+import type { LocalBuilds } from './build/builds-local.ts';
+import { BUILD_MIGRATIONS, type BuildTables, openBuilds } from './build/open.ts';
 import type { EngineConfig } from './config.ts';
 import { type ContainerArchives, createContainerArchives } from './containers/archives.ts';
 import { CONTAINER_MIGRATIONS, type ContainerTables } from './containers/container-store.ts';
@@ -148,6 +150,7 @@ export interface Engine extends AsyncDisposable {
   /** What is in containers: copied, exported, committed. */
   readonly archives: ContainerArchives;
   readonly volumes: Volumes;
+  readonly builds: Builds;
   readonly events: EventLog;
   readonly now: () => Date;
   /** What this engine and its host are. */
@@ -187,7 +190,7 @@ export interface EngineOptions {
   readonly randomId: () => string;
 }
 
-type Tables = LayerTables & ImageTables & ContainerTables & NetworkTables & VolumeTables & CacheTables;
+type Tables = LayerTables & ImageTables & ContainerTables & NetworkTables & VolumeTables & BuildTables;
 
 /**
  * Opens everything in its order: database, stores, what a crash left, what still runs. When it resolves, every container
@@ -209,7 +212,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
         ...CONTAINER_MIGRATIONS,
         ...NETWORK_MIGRATIONS,
         ...VOLUME_MIGRATIONS,
-        ...BUILD_CACHE_MIGRATIONS,
+        ...BUILD_MIGRATIONS,
       ],
     }),
   );
@@ -233,7 +236,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     layers: unmountingLayers(layers, snapshotter),
     users: lateUsers(
       () => containers.users,
-      () => buildCache.content(),
+      () => builds.cached(),
     ),
     events,
     log: log.child({ component: 'images' }),
@@ -244,7 +247,6 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   });
 
   undo.defer(() => images.settled());
-  const buildCache: BuildCache = await openBuildCache({ database, layers, images, now });
   const volumes = await openVolumes({
     database,
     directory: join(root, 'volumes'),
@@ -375,8 +377,23 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   });
   undo.defer(() => containers.close());
 
+  const builds: LocalBuilds = await openBuilds({
+    ...{ database, root, runDir, images, layers, snapshots: snapshotter, containers, connect, version, log, now },
+    obstacle,
+    proxies: options.proxies,
+    architecture: facts.architecture,
+    cpuCount: facts.cpuCount,
+    policy: {
+      maxBytes: config.buildCacheMaxBytes,
+      maxAgeMs: config.buildCacheMaxAgeMs,
+      minFreeBytes: config.buildCacheMinFreeBytes,
+    },
+    randomId: () => randomBytes(32).toString('hex'),
+  });
+
   // First what runs, so that nothing that it uses looks like garbage.
   await containers.adoptAll();
+  await builds.sweep();
   await images.sweep();
 
   undo.use(startImageGc({ images, log }, { policy: gcPolicyOf(config), everyMs: config.imageGcEveryMs }));
@@ -402,6 +419,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     networks,
     archives,
     volumes,
+    builds,
     events,
     now,
     description,

@@ -11,6 +11,8 @@ import type { Log } from '../../shared/log.ts';
 import type { Engine } from '../engine.ts';
 import { addAuthRoutes } from './auth.ts';
 import { addBerthRoutes } from './berth.ts';
+import { addBerthBuildRoutes } from './berth-builds.ts';
+import { addBuildRoutes } from './build.ts';
 import { addContainerFileRoutes } from './container-files.ts';
 import { addContainerRoutes } from './containers.ts';
 import { type ApiContext, type ApiState, createRouter } from './context.ts';
@@ -42,6 +44,8 @@ export function createApiServer(engine: Engine, options: ApiOptions): Server {
   addExecRoutes(router, engine);
   addNetworkRoutes(router, engine);
   addVolumeRoutes(router, engine);
+  addBuildRoutes(router, engine);
+  addBerthBuildRoutes(router, engine);
   addBerthRoutes(router, engine);
   addUnbuiltRoutes(router);
 

@@ -4,7 +4,7 @@ import type { ApiRouter } from './context.ts';
 
 // The docker CLI asks for an object of every kind in turn, and goes on where the answer says `not supported`.
 const UNBUILT: readonly (readonly [path: RegExp, message: string])[] = [
-  [/^\/(?:build|session|grpc)(?:\/|$)/, 'building images is not supported by this engine'],
+  [/^\/(?:session|grpc)(?:\/|$)/, "BuildKit's sessions are not supported by this engine: set DOCKER_BUILDKIT=0"],
   [/^\/containers\/.+\/checkpoints(?:\/|$)/, 'checkpoints are not supported by this engine'],
   [/^\/images\/search$/, 'searching registries is not supported by this engine'],
   [/^\/(?:swarm|nodes|services|tasks|secrets|configs)(?:\/|$)/, 'swarm mode is not supported by this engine'],

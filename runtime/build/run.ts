@@ -68,7 +68,7 @@ export interface FinishedRun extends AsyncDisposable {
 
 export interface RunPorts {
   readonly containers: Containers;
-  readonly snapshots: Pick<Snapshotter, 'upperOf'>;
+  readonly snapshots: Snapshotter;
   readonly database: Database<RunTables>;
   /** 64 hexadecimal characters. */
   readonly randomId: () => string;

@@ -15,12 +15,12 @@ import { extract, pack } from 'tar-stream';
 import { z } from 'zod';
 import { algorithmOf, type Digest, digestOf, hexOf, parseDigest } from '../../shared/digest.ts';
 import { AppError, isKind } from '../../shared/errors.ts';
-import { isForeignLayer, MEDIA_TYPES } from '../../shared/media-types.ts';
-import { type Descriptor, MANIFEST_MAX_BYTES, parseManifest } from '../../shared/oci.ts';
+import { isForeignLayer, isIndexType, isManifestType, MEDIA_TYPES } from '../../shared/media-types.ts';
+import { type Descriptor, MANIFEST_MAX_BYTES, parseManifest, referencesOf } from '../../shared/oci.ts';
 import { canonicalReference, familiarReference, parseReference, type Reference } from '../../shared/reference.ts';
 import { type Cancelable, collect, measure } from '../../shared/streams.ts';
 import { type ArchiveForm, compressionOf, decompress, HEAD_BYTES } from './decompress.ts';
-import type { LoadedImage, LoadOptions } from './images.ts';
+import type { LayoutEntry, LoadedImage, LoadOptions } from './images.ts';
 import type { Protection } from './leases.ts';
 import { parsePlatform } from './platform.ts';
 import type { ImagePorts } from './ports.ts';
@@ -117,22 +117,13 @@ async function writeArchive(
   tar: ReturnType<typeof pack>,
   { images, signal }: { readonly images: readonly Saved[] } & Cancelable,
 ): Promise<void> {
-  const mtime = new Date(0);
-  const document = (name: string, value: unknown) => tar.entry({ name, mtime, mode: 0o644 }, JSON.stringify(value));
+  const document = (name: string, value: unknown) => tar.entry({ name, ...DOCUMENT }, JSON.stringify(value));
   const blobs = new Map<Digest, Descriptor>();
   for (const { manifest, config, layers } of images)
     for (const blob of [...layers, config, manifest]) blobs.set(blob.digest, blob);
-  for (const { digest, size } of blobs.values()) {
-    const stream = await ports.blobs.open(digest);
-    await pipeline(stream, tar.entry({ name: blobPath(digest), size, mtime, mode: 0o644 }), { signal });
-  }
+  await writeBlobs(ports, tar, { blobs: blobs.values(), signal });
   const index = images.flatMap(({ manifest, tags }) =>
-    tags.length === 0
-      ? [manifest]
-      : tags.map((tag) => ({
-          ...manifest,
-          annotations: { [NAME_ANNOTATION]: canonicalReference(tag), [REF_ANNOTATION]: tag.tag ?? 'latest' },
-        })),
+    tags.length === 0 ? [manifest] : tags.map((tag) => named(manifest, tag)),
   );
   document('index.json', { schemaVersion: 2, mediaType: MEDIA_TYPES.ociIndex, manifests: index });
   document(
@@ -145,6 +136,57 @@ async function writeArchive(
   );
   document('oci-layout', { imageLayoutVersion: '1.0.0' });
   tar.finalize();
+}
+
+/** @throws what Images.layout says */
+export async function layoutOf(
+  ports: ImagePorts,
+  entries: readonly LayoutEntry[],
+  { signal }: Cancelable = {},
+): Promise<Readable> {
+  const blobs = new Map<Digest, Descriptor>();
+  for (const { descriptor } of entries) await collectBlobs(ports, descriptor, blobs);
+  const index = entries.flatMap(({ descriptor, names }) =>
+    names.length === 0 ? [descriptor] : names.map((name) => named(descriptor, parseReference(name))),
+  );
+  const tar = pack();
+  const write = async () => {
+    await writeBlobs(ports, tar, { blobs: blobs.values(), signal });
+    const document = (name: string, value: unknown) => tar.entry({ name, ...DOCUMENT }, JSON.stringify(value));
+    document('index.json', { schemaVersion: 2, mediaType: MEDIA_TYPES.ociIndex, manifests: index });
+    document('oci-layout', { imageLayoutVersion: '1.0.0' });
+    tar.finalize();
+  };
+  write().catch((error) => tar.destroy(error));
+  return Readable.from(tar, { objectMode: false });
+}
+
+/** Everything below a manifest or an index, itself last. */
+async function collectBlobs(ports: ImagePorts, top: Descriptor, found: Map<Digest, Descriptor>): Promise<void> {
+  const isDocument = isManifestType(top.mediaType) || isIndexType(top.mediaType);
+  if (isDocument) {
+    const bytes = await collect(await ports.blobs.open(top.digest), MANIFEST_MAX_BYTES, { what: top.digest });
+    for (const below of referencesOf(parseManifest(bytes, top.mediaType))) await collectBlobs(ports, below, found);
+  }
+  if ((await ports.blobs.stat(top.digest)) !== undefined) found.set(top.digest, top);
+}
+
+function named(descriptor: Descriptor, reference: Reference): Descriptor {
+  const names = { [NAME_ANNOTATION]: canonicalReference(reference), [REF_ANNOTATION]: reference.tag ?? 'latest' };
+  return { ...descriptor, annotations: { ...descriptor.annotations, ...names } };
+}
+
+const DOCUMENT = { mtime: new Date(0), mode: 0o644 } as const;
+
+async function writeBlobs(
+  ports: ImagePorts,
+  tar: ReturnType<typeof pack>,
+  { blobs, signal }: { readonly blobs: Iterable<Descriptor> } & Cancelable,
+): Promise<void> {
+  for (const { digest, size } of blobs) {
+    const stream = await ports.blobs.open(digest);
+    await pipeline(stream, tar.entry({ name: blobPath(digest), size, ...DOCUMENT }), { signal });
+  }
 }
 
 const dockerManifestSchema = z.array(

@@ -81,6 +81,22 @@ export interface Images {
    * @throws as LayerStore.ingest
    */
   putLayer(tar: Readable, options: PutLayerOptions): Promise<ImageLayer>;
+  /** Brings a layer that no image here has from where a build cache was published, and unpacks it. @throws as pull */
+  fetchLayer(origin: LayerOrigin, request: FetchLayerRequest): Promise<ImageLayer>;
+  /** Keeps a document (an index, a manifest, what a manifest points at) beside the images, as long as the lease lives. */
+  putDocument(bytes: Uint8Array, options: { readonly mediaType: string; readonly lease: Lease }): Promise<Descriptor>;
+  /** The bytes of a document or of another blob that is here. The caller owns the stream. @throws AppError 'not-found' */
+  openBlob(digest: Digest): Promise<Readable>;
+  /**
+   * Uploads manifests and indexes that are here with everything that they point at, in this order, each by its digest
+   * and the one that `reference` is to name last. The caller leases them. @throws what the registry answers
+   */
+  publish(reference: string, documents: readonly Descriptor[], options?: PublishOptions): Promise<Descriptor>;
+  /**
+   * An OCI layout, in a tar, whose index names these documents; `name` is a reference. The caller leases them and owns the
+   * stream.
+   */
+  layout(documents: readonly LayoutEntry[], options?: Cancelable): Promise<Readable>;
   /** Makes an image of layers that are here, by a config of the caller's. */
   assemble(request: AssembleRequest): Promise<{ readonly id: ImageId; readonly manifest: Descriptor }>;
   /**
@@ -195,6 +211,8 @@ export interface PullOptions extends Cancelable {
   /** As in `--platform`: `linux/arm64/v8`, `linux`, `arm64`. undefined = this host's. */
   readonly platform?: string | undefined;
   readonly credentials?: Credentials | undefined;
+  /** The tag stays where it is, should it name another image here; the new one is named by its digest. */
+  readonly keepsTag?: boolean | undefined;
   readonly onProgress?: ((event: PullEvent) => void) | undefined;
 }
 
@@ -321,6 +339,34 @@ export interface PutLayerOptions extends Cancelable {
   /** Base first. */
   readonly lower: readonly ImageLayer[];
   readonly lease: Lease;
+}
+
+/** Where the bytes of blobs come from. */
+export interface LayerOrigin {
+  /** For messages: what was asked for. */
+  readonly name: string;
+  /** The registry, archive or directory: where one of its blobs is slow, the others are. */
+  readonly place: string;
+  /** The stream gives the bytes from `start` on, or fails. */
+  blob(descriptor: Descriptor, start: number, options: Cancelable): Promise<Readable>;
+}
+
+export interface FetchLayerRequest extends PutLayerOptions {
+  readonly descriptor: Descriptor;
+  readonly diffId: Digest;
+}
+
+export interface PublishOptions extends Cancelable {
+  readonly credentials?: Credentials | undefined;
+  readonly onProgress?: ((event: PushEvent) => void) | undefined;
+  /** Without a tag: `reference` only says where. */
+  readonly untagged?: boolean | undefined;
+}
+
+export interface LayoutEntry {
+  readonly descriptor: Descriptor;
+  /** References that the index names it by. */
+  readonly names: readonly string[];
 }
 
 export interface AssembleRequest {

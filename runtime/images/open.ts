@@ -2,21 +2,21 @@
 import { stat, statfs } from 'node:fs/promises';
 import type { FsBlobStore } from '../../shared/blob-store-fs.ts';
 import type { Database } from '../../shared/database.ts';
-import type { Digest } from '../../shared/digest.ts';
+import { chainIdOf, type Digest, digestOf } from '../../shared/digest.ts';
 import { AppError } from '../../shared/errors.ts';
 import type { Log } from '../../shared/log.ts';
 import { parseReference } from '../../shared/reference.ts';
 import type { EventLog } from '../events.ts';
 import type { LayerStore } from '../layers/layer-store.ts';
-import { loadImages, saveImages } from './archive.ts';
+import { layoutOf, loadImages, saveImages } from './archive.ts';
 import { assembleImage, createImage, imageLayers, importImage, putLayer } from './create.ts';
 import { createErasures } from './erasures.ts';
 import type { Images, ImageUsers, Lease } from './images.ts';
 import { createLeases, type Protection } from './leases.ts';
 import { hostPlatform } from './platform.ts';
 import type { ImagePorts } from './ports.ts';
-import { pullAllTags, pullImage } from './pull.ts';
-import { pushImage } from './push.ts';
+import { fetchOneLayer, pullAllTags, pullImage, putBytes } from './pull.ts';
+import { publishDocuments, pushImage } from './push.ts';
 import {
   applyGcPolicy,
   collectLayers,
@@ -115,6 +115,22 @@ export function openImages(options: ImagesOptions): Images {
       return await imageLayers(ports, id, lease);
     },
     putLayer: (tar, { lease, ...put }) => putLayer(ports, tar, { ...put, lease: protectionOf(lease) }),
+    async fetchLayer(origin, { lease, ...request }) {
+      const { descriptor, diffId, lower } = request;
+      const chainId = chainIdOf([...lower.map((layer) => layer.diffId), diffId]) ?? diffId;
+      await protectionOf(lease).protect(descriptor.digest, diffId, chainId);
+      return { ...(await fetchOneLayer(ports, origin, request)), descriptor };
+    },
+    async putDocument(bytes, { mediaType, lease }) {
+      const digest = digestOf(bytes);
+      await lease.protect(digest);
+      await putBytes(ports, bytes, digest);
+      return { mediaType, digest, size: bytes.length };
+    },
+    openBlob: (digest) => blobs.open(digest),
+    publish: (reference, documents, publishing) =>
+      publishDocuments(ports, reference, { ...publishing, documents, slots: uploads }),
+    layout: (documents, cancelable) => layoutOf(ports, documents, cancelable),
     assemble: ({ lease, ...request }) => assembleImage(ports, { ...request, lease: protectionOf(lease) }),
     lease: () => openLease(ports),
     blobBytes: async (digest) => (await measureBlob(digest)).diskBytes,

@@ -29,7 +29,7 @@ import {
 import type { RegistryClient } from '../../shared/registry-client.ts';
 import { type Cancelable, collect } from '../../shared/streams.ts';
 import type { Chain } from '../layers/layer-store.ts';
-import type { PullOptions, PullResult } from './images.ts';
+import type { FetchLayerRequest, LayerOrigin, PullOptions, PullResult } from './images.ts';
 import type { Protection } from './leases.ts';
 import { matchesPlatform, parsePlatform, platformText, selectManifests, type WantedPlatform } from './platform.ts';
 import type { ImagePorts } from './ports.ts';
@@ -49,16 +49,10 @@ export interface FetchedManifest {
 }
 
 /** Where an image comes from: a repository of a registry, or an archive that is being loaded. */
-export interface ImageSource {
-  /** For messages: the reference as it was asked for. */
-  readonly name: string;
-  /** The registry, or this archive: where one of its blobs is slow, the others are. */
-  readonly place: string;
+export interface ImageSource extends LayerOrigin {
   /** `host/repository`, when a push may mount blobs from there. */
   readonly repository: string | undefined;
   manifest(reference: string, options: Cancelable): Promise<FetchedManifest>;
-  /** The stream gives the bytes from `start` on, or fails. */
-  blob(descriptor: Descriptor, start: number, options: Cancelable): Promise<Readable>;
 }
 
 export interface FetchRequest extends Cancelable {
@@ -89,7 +83,7 @@ export async function pullImage(ports: ImagePorts, text: string, options: PullOp
   onProgress({ kind: 'pulling', repository, tag: digest === undefined ? asked : canonicalReference(reference) });
 
   const names: Reference[] = [{ host, repository, digest: top.digest }];
-  if (tag !== undefined && digest === undefined) names.push({ host, repository, tag });
+  if (tag !== undefined && digest === undefined && options.keepsTag !== true) names.push({ host, repository, tag });
   const image = await fetchImage(ports, source, { top, wanted, names, onProgress, signal });
 
   onProgress({ kind: 'digest', digest: top.digest });
@@ -372,13 +366,13 @@ async function layersHere(ports: ImagePorts, { manifest, config }: LayersRequest
   return here;
 }
 
-interface LayerRequest extends LayersRequest {
+interface LayerRequest extends Pick<FetchRequest, 'onProgress' | 'signal'> {
   readonly descriptor: Descriptor;
   readonly diffId: Digest;
   readonly lower: Promise<Chain>;
 }
 
-async function fetchLayer(ports: ImagePorts, source: ImageSource, request: LayerRequest): Promise<StoredLayer> {
+async function fetchLayer(ports: ImagePorts, source: LayerOrigin, request: LayerRequest): Promise<StoredLayer> {
   const attempt = await tryLayer(ports, source, request);
   if (attempt.layer !== undefined) return attempt.layer;
   // What another registry did to a transfer that both pulls shared is no fault of this one.
@@ -393,7 +387,7 @@ interface LayerAttempt {
   readonly isShared: boolean;
 }
 
-async function tryLayer(ports: ImagePorts, source: ImageSource, request: LayerRequest): Promise<LayerAttempt> {
+async function tryLayer(ports: ImagePorts, source: LayerOrigin, request: LayerRequest): Promise<LayerAttempt> {
   const { descriptor, diffId, lower, signal } = request;
   const tell = throttled(request.onProgress, ports.now);
   const compression = layerCompression(descriptor.mediaType) ?? 'none';
@@ -442,6 +436,22 @@ async function tryLayer(ports: ImagePorts, source: ImageSource, request: LayerRe
   } finally {
     ticket.leave();
   }
+}
+
+/** @throws what Images.fetchLayer says */
+export async function fetchOneLayer(
+  ports: ImagePorts,
+  origin: LayerOrigin,
+  request: Omit<FetchLayerRequest, 'lease'>,
+): Promise<StoredLayer> {
+  const { descriptor, diffId, lower, signal } = request;
+  return await fetchLayer(ports, origin, {
+    descriptor,
+    diffId,
+    lower: Promise.resolve(lower.map((layer) => layer.layerId)),
+    onProgress: () => {},
+    signal,
+  });
 }
 
 function withName(error: unknown, name: string, layer: Descriptor): unknown {

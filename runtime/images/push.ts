@@ -8,11 +8,17 @@
 import { type Digest, shortId } from '../../shared/digest.ts';
 import { AppError } from '../../shared/errors.ts';
 import { isForeignLayer } from '../../shared/media-types.ts';
-import { type Descriptor, MANIFEST_MAX_BYTES, parseManifest } from '../../shared/oci.ts';
-import { familiarName, familiarReference, parseReference, type Reference } from '../../shared/reference.ts';
+import { type Descriptor, MANIFEST_MAX_BYTES, type Manifest, parseManifest } from '../../shared/oci.ts';
+import {
+  DEFAULT_TAG,
+  familiarName,
+  familiarReference,
+  parseReference,
+  type Reference,
+} from '../../shared/reference.ts';
 import type { RegistryClient } from '../../shared/registry-client.ts';
 import { collect } from '../../shared/streams.ts';
-import type { PushOptions, PushResult } from './images.ts';
+import type { PublishOptions, PushOptions, PushResult } from './images.ts';
 import type { ImagePorts } from './ports.ts';
 import type { PushEvent, PushLayerStatus } from './progress.ts';
 import { noSuchImage, type StoredName } from './store.ts';
@@ -74,11 +80,7 @@ async function pushTag(
   const manifest = parseManifest(bytes, descriptor.mediaType);
   if (manifest.kind !== 'manifest') throw new AppError('integrity', `cannot push ${name.familiar}: it is an index`);
 
-  for (const layer of manifest.layers) tell(target, layer, { status: 'preparing' });
-  await allOrNothing([
-    ...manifest.layers.map((layer) => pushLayer(ports, target, layer)),
-    pushOnce(ports, target, { blob: manifest.config, onStatus: () => {} }),
-  ]);
+  await pushBlobsOf(ports, target, manifest);
   await client.pushManifest(repository, name.tag, { bytes, mediaType: descriptor.mediaType, signal });
 
   for (const blob of [manifest.config, ...manifest.layers])
@@ -94,6 +96,41 @@ async function pushTag(
     attributes: { name: familiarName(reference) },
   });
   return { tag: name.tag, digest, sizeBytes };
+}
+
+/** @throws what Images.publish says */
+export async function publishDocuments(
+  ports: ImagePorts,
+  text: string,
+  request: PublishOptions & { readonly documents: readonly Descriptor[]; readonly slots: Slots },
+): Promise<Descriptor> {
+  const reference = parseReference(text);
+  const { host, repository, tag = DEFAULT_TAG } = reference;
+  const { documents, credentials, signal, slots, untagged, onProgress = () => {} } = request;
+  using client = ports.connect(host, credentials);
+  const target: Target = { reference, client, onProgress, signal, done: new Map(), slots };
+  onProgress({ kind: 'pushing', repository: `${host}/${repository}` });
+  const top = documents.at(-1);
+  if (top === undefined) throw new RangeError('there is nothing to publish');
+  for (const descriptor of documents) {
+    const { digest, mediaType } = descriptor;
+    const stream = await ports.blobs.open(digest);
+    const bytes = await collect(stream, MANIFEST_MAX_BYTES, { what: `manifest ${digest}`, signal });
+    const document = parseManifest(bytes, mediaType);
+    if (document.kind === 'manifest') await pushBlobsOf(ports, target, document);
+    const name = descriptor === top && untagged !== true ? tag : digest;
+    await client.pushManifest(repository, name, { bytes, mediaType, signal });
+  }
+  onProgress({ kind: 'done', tag, digest: top.digest, sizeBytes: top.size });
+  return top;
+}
+
+async function pushBlobsOf(ports: ImagePorts, target: Target, manifest: Manifest): Promise<void> {
+  for (const layer of manifest.layers) tell(target, layer, { status: 'preparing' });
+  await allOrNothing([
+    ...manifest.layers.map((layer) => pushLayer(ports, target, layer)),
+    pushOnce(ports, target, { blob: manifest.config, onStatus: () => {} }),
+  ]);
 }
 
 /** Waits for all of them even when one fails, so that nothing runs on after the answer. */

@@ -1,0 +1,208 @@
+/**
+ * One build: for each platform the stages that the target needs, side by side, and the image of the target.
+ */
+import { type Digest, digestOf } from '../../shared/digest.ts';
+import { AppError } from '../../shared/errors.ts';
+import type { ImageRunConfig, Platform } from '../../shared/oci.ts';
+import { type Dockerfile, parseDockerfile, type Stage } from '../dockerfile/dockerfile.ts';
+import type { FromInstruction } from '../dockerfile/instructions.ts';
+import { platformArgs } from '../dockerfile/predefined.ts';
+import { globalScope, resolveInstruction } from '../dockerfile/resolve.ts';
+import type { ImageLayer, Lease } from '../images/images.ts';
+import { type ImagePlatform, parsePlatform, type WantedPlatform } from '../images/platform.ts';
+import { resolveBase } from './bases.ts';
+import type { BuildEvent, BuildRequest, BuiltImage } from './builds.ts';
+import { imageConfigOf, scratchConfig } from './image-config.ts';
+import { baseSource, type Plan, planBuild, type Source, stageName } from './plan.ts';
+import type { InlineCache } from './remote-cache.ts';
+import type { MountTree } from './run-mounts.ts';
+import { buildStage } from './stage.ts';
+import { type BuildWork, clamped, createTrees, type StagePorts, type StageState } from './stage-work.ts';
+import type { RunningStep, Steps } from './steps.ts';
+
+/** Larger ones are refused, too, once they are read as a Dockerfile. */
+const DOCKERFILE_MAX_BYTES = 4 * 1024 * 1024;
+/** What a stage begins with that has no base. */
+const SCRATCH = { id: digestOf(''), name: 'scratch' } as const;
+
+/** The Dockerfile of a request. @throws AppError 'not-found', 'invalid' */
+export async function readDockerfile({
+  context,
+  dockerfile: { name, text },
+}: Pick<BuildRequest, 'context' | 'dockerfile'>): Promise<Dockerfile> {
+  const found = text ?? (await context.text(name, DOCKERFILE_MAX_BYTES));
+  if (found === undefined)
+    throw new AppError('not-found', `failed to read dockerfile: open ${name}: no such file or directory`);
+  return parseDockerfile(found, { name });
+}
+
+export interface PlatformBuild {
+  readonly signal: AbortSignal;
+  readonly ports: StagePorts;
+  readonly host: WantedPlatform;
+  readonly request: BuildRequest;
+  readonly dockerfile: Dockerfile;
+  readonly platform: Platform;
+  /** undefined = there is only one. */
+  readonly platformName: string | undefined;
+  readonly lease: Lease;
+  readonly steps: Steps;
+  readonly onEvent: (event: BuildEvent) => void;
+}
+
+/** What a build has come to, before it is an image. */
+export interface BuiltStage {
+  readonly state: StageState;
+  /** Names what is built: a change of any input that counts changes it. */
+  readonly plan: Plan;
+}
+
+/** Builds the target for one platform. @throws what Builds.build says */
+export async function buildPlatform(options: PlatformBuild): Promise<BuiltStage> {
+  const { ports, host, request, dockerfile, platform, lease, steps } = options;
+  const predefined = platformArgs(platform, platformOf(host), { stage: request.target });
+  const globals = globalScope(dockerfile, { buildArgs: request.buildArgs, predefined });
+  const contexts = new Set(Object.keys(request.namedContexts ?? {}));
+  const baseOf = (stage: Stage) => resolveInstruction(stage.from, globals).instruction.image;
+  const plan = planBuild(dockerfile, { target: request.target, contexts, baseOf });
+  options.onEvent({
+    kind: 'planned',
+    platform: options.platformName,
+    stages: plan.stages.map((stage) => ({ name: stageName(stage), steps: stage.instructions.length + 1 })),
+  });
+
+  // The first failure stops the other stages; all of them are waited for, so that nothing runs on after the answer.
+  const stop = new AbortController();
+  const signal = AbortSignal.any([options.signal, stop.signal]);
+  const tree = createTrees(ports.layers);
+  const stages = new Map<number, Promise<StageState>>();
+  const trees = new Map<string, Promise<MountTree>>();
+  const files = async (source: FilesSource): Promise<MountTree> => {
+    const chain = await chainOf(source);
+    return { chain, tree: await tree(chain) };
+  };
+  const chainOf = async (source: FilesSource): Promise<readonly Digest[]> => {
+    if (source.kind === 'image') return (await image(source.reference, platform, () => {})).chain;
+    const named = request.namedContexts?.[source.name];
+    if (named === undefined) throw new RangeError('a named context is none');
+    if (named.kind === 'context') return named.context.chain;
+    return (await image(named.reference, platform, () => {})).chain;
+  };
+  const image = (reference: string, wanted: Platform, onProgress: RunningStep['progress']) =>
+    resolveBase(ports.images, reference, { platform: wanted, lease, request, signal, onProgress });
+
+  const work: BuildWork = {
+    ...{ ports, request, dockerfile, platform, globals, contexts, lease, steps, signal, tree },
+    platformName: options.platformName,
+    stage(index) {
+      const stage = dockerfile.stages[index];
+      if (stage === undefined) throw new RangeError('there is no such stage');
+      const known = stages.get(index) ?? buildStage(work, stage);
+      stages.set(index, known);
+      return known;
+    },
+    base: (stage, from, step) => baseState({ work, dockerfile, image }, { stage, from, step }),
+    files(source) {
+      const name = JSON.stringify(source);
+      const known = trees.get(name) ?? files(source);
+      trees.set(name, known);
+      return known;
+    },
+    context: async () => ({ chain: request.context.chain, tree: await tree(request.context.chain) }),
+  };
+
+  let failure: unknown;
+  const running = plan.stages.map((stage) =>
+    work.stage(stage.index).catch((error: unknown) => {
+      failure ??= error;
+      stop.abort(new AppError('timeout', 'cannot go on: another stage has failed'));
+      throw error;
+    }),
+  );
+  const settled = await Promise.allSettled(running);
+  if (settled.some(({ status }) => status === 'rejected')) throw failure;
+  return { state: await work.stage(plan.target.index), plan };
+}
+
+type FilesSource = Exclude<Source, { kind: 'stage' | 'scratch' }>;
+
+interface BaseContext {
+  readonly work: BuildWork;
+  readonly dockerfile: Dockerfile;
+  image(reference: string, platform: Platform, onProgress: RunningStep['progress']): ReturnType<typeof resolveBase>;
+}
+
+async function baseState(
+  { work, dockerfile, image }: BaseContext,
+  { stage, from, step }: { readonly stage: Stage; readonly from: FromInstruction; readonly step: RunningStep },
+): Promise<StageState> {
+  const { contexts, ports, globals } = work;
+  const platform =
+    from.platform === undefined ? work.platform : platformOf(parsePlatform(from.platform, wantedOf(work.platform)));
+  const source = baseSource(dockerfile, stage, { contexts, baseOf: () => from.image });
+  const nothing = { layers: [], history: [], platform, author: undefined, createdAt: undefined };
+  if (source.kind === 'scratch')
+    return { ...nothing, config: scratchConfig(), base: SCRATCH, scope: globals.stage(scratchConfig().Env ?? []) };
+  if (source.kind === 'stage') {
+    const state = await work.stage(source.index);
+    return { ...state, scope: state.scope.child() };
+  }
+  const named = source.kind === 'context' ? work.request.namedContexts?.[source.name] : undefined;
+  if (named?.kind === 'context')
+    throw new AppError(
+      'unsupported',
+      `cannot build FROM the directory ${JSON.stringify(source.kind === 'context' ? source.name : '')}: copy from it, or name an image by docker-image://`,
+    );
+  const reference = source.kind === 'image' ? source.reference : (named?.reference ?? '');
+  const found = await image(reference, platform, step.progress);
+  const layers: readonly ImageLayer[] = await ports.images.layers(found.id);
+  const { config, history, author, created } = found.config;
+  const createdAt = created === undefined ? undefined : new Date(created);
+  return {
+    layers,
+    config,
+    history,
+    platform: { os: found.config.os, architecture: found.config.architecture, ...variantOf(found.config.variant) },
+    author,
+    createdAt: createdAt === undefined || Number.isNaN(createdAt.getTime()) ? undefined : createdAt,
+    base: { id: found.id, name: reference },
+    scope: globals.stage(environmentOf(config)),
+  };
+}
+
+function environmentOf(config: ImageRunConfig): readonly string[] {
+  return config.Env ?? [];
+}
+
+function wantedOf({ os, architecture, variant }: Platform): WantedPlatform {
+  return { os, architecture, variant, explicit: true };
+}
+
+function variantOf(variant: string | undefined): { readonly variant?: string } {
+  return variant === undefined ? {} : { variant };
+}
+
+export function platformOf({ os, architecture, variant }: ImagePlatform): Platform {
+  return { os, architecture, ...variantOf(variant) };
+}
+
+/** Makes the image of a stage. */
+export async function assembleStage(
+  { ports, request, lease }: Pick<PlatformBuild, 'ports' | 'request' | 'lease'>,
+  state: StageState,
+  inlineCache: InlineCache | undefined,
+): Promise<BuiltImage> {
+  const createdAt = state.createdAt === undefined ? ports.now() : state.createdAt;
+  const { layers, config, platform, author, history } = state;
+  const { id, manifest } = await ports.images.assemble({
+    layers,
+    config: imageConfigOf({
+      ...{ platform, config, author, history, inlineCache },
+      createdAt: clamped(createdAt, request.sourceDateEpoch),
+      labels: request.labels ?? {},
+    }),
+    annotations: request.annotations,
+    lease,
+  });
+  return { id, platform, manifest };
+}

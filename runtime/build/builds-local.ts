@@ -1,0 +1,288 @@
+/** Builds on this engine: wires contexts, cache, steps and outputs together, one build after the other or at once. */
+import { mkdir, rm, statfs } from 'node:fs/promises';
+import type { Log } from '../../shared/log.ts';
+import type { Platform } from '../../shared/oci.ts';
+import { checkDockerfile, checkError } from '../dockerfile/checks.ts';
+import type { Dockerfile } from '../dockerfile/dockerfile.ts';
+import { platformArgs } from '../dockerfile/predefined.ts';
+import type { CachedContent, Lease } from '../images/images.ts';
+import { parsePlatform, platformText, type WantedPlatform } from '../images/platform.ts';
+import { assembleStage, buildPlatform, platformOf, readDockerfile } from './build.ts';
+import type {
+  BuildEvent,
+  BuildRequest,
+  BuildResult,
+  Builds,
+  BuildWarning,
+  BuiltImage,
+  CachePruneFilter,
+  CachePruneResult,
+  CacheRecord,
+} from './builds.ts';
+import type { BuildCache } from './cache.ts';
+import type { LocalContexts } from './contexts-local.ts';
+import { filesOf, pushImages, topOf } from './outputs.ts';
+import type { Provenance } from './provenance.ts';
+import { chooseRecords } from './prune.ts';
+import {
+  cacheListOf,
+  exportCache,
+  type KeyedResult,
+  openImportedCache,
+  type RemoteCachePorts,
+} from './remote-cache.ts';
+import { sweepRuns } from './run.ts';
+import type { StagePorts, StageState } from './stage-work.ts';
+import { Steps, type Underway } from './steps.ts';
+
+export interface BuildsPorts extends StagePorts, RemoteCachePorts {
+  readonly contexts: LocalContexts;
+  readonly cache: BuildCache;
+  readonly host: WantedPlatform;
+  readonly log: Log;
+  /** Any on the disk that the cache is on. */
+  readonly directory: string;
+  /** What is kept without being asked for. */
+  readonly policy: CachePolicy;
+  /** Of this engine, for provenance. */
+  readonly version: string;
+}
+
+export interface CachePolicy {
+  /** 0 = no limit. */
+  readonly maxBytes: number;
+  readonly maxAgeMs: number;
+  readonly minFreeBytes: number;
+}
+
+export interface LocalBuilds extends Builds {
+  /** Layers and blobs that are the build cache's. */
+  cached(): CachedContent;
+  /** At the start of an engine: removes what builds of an earlier one left. */
+  sweep(): Promise<void>;
+}
+
+export function createBuilds(ports: BuildsPorts): LocalBuilds {
+  const underway: Underway = new Map();
+  const parts = [ports.cache, ports.caches, ports.contexts] as const;
+
+  const usage = async (): Promise<readonly CacheRecord[]> => {
+    const records = [...(await ports.cache.records()), ...ports.caches.records(), ...ports.contexts.records()];
+    return records.toSorted((a, b) => b.usedAt.getTime() - a.usedAt.getTime());
+  };
+
+  const prune = async (filter: CachePruneFilter = {}): Promise<CachePruneResult> => {
+    const { bavail, bsize } = await statfs(ports.directory);
+    const chosen = chooseRecords(await usage(), filter, { freeBytes: bavail * bsize });
+    const ids = new Set(chosen.map(({ id }) => id));
+    if (filter.dryRun === true) {
+      const own = chosen.filter(({ isShared }) => !isShared);
+      return { deleted: [...ids], reclaimedBytes: own.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0) };
+    }
+    const removed = await Promise.all(parts.map((part) => part.remove(ids)));
+    await ports.digests.keepOnly(new Set((await ports.layers.list()).map(({ id }) => id)));
+    return {
+      deleted: removed.flatMap((one) => one.removed),
+      reclaimedBytes: removed.reduce((sum, { bytes }) => sum + bytes, 0),
+    };
+  };
+
+  /** After a build: what has not been used for long, then what is too much. */
+  const applyPolicy = async (): Promise<void> => {
+    const { maxAgeMs, maxBytes, minFreeBytes } = ports.policy;
+    const isSet = (limit: number) => limit > 0;
+    try {
+      if (isSet(maxAgeMs)) await prune({ all: true, unusedSince: new Date(ports.now().getTime() - maxAgeMs) });
+      const limits = {
+        ...(isSet(maxBytes) && { keepBytes: maxBytes }),
+        ...(isSet(minFreeBytes) && { minFreeBytes }),
+      };
+      if (Object.keys(limits).length > 0) await prune({ all: true, ...limits });
+    } catch (error) {
+      ports.log.error('cannot bound the build cache', { error });
+    }
+  };
+
+  return {
+    contexts: ports.contexts,
+    async build(request, { signal = new AbortController().signal, onEvent = () => {} } = {}) {
+      const build = new Building(ports, underway, request, { signal, onEvent });
+      try {
+        return await build.run();
+      } finally {
+        // Not before the answer: it looks through everything.
+        void applyPolicy();
+      }
+    },
+    async check(request) {
+      return checksOf(await readDockerfile(request), request, ports.host);
+    },
+    usage,
+    prune,
+    cached() {
+      const { layers, blobs } = ports.cache.content();
+      return { layers: new Set([...layers, ...ports.contexts.layersInUse()]), blobs };
+    },
+    async sweep() {
+      await rm(ports.runDirectory, { recursive: true, force: true });
+      await mkdir(ports.runDirectory, { recursive: true, mode: 0o700 });
+      await ports.caches.sweep();
+      await sweepRuns(ports);
+    },
+  };
+}
+
+function checksOf(
+  dockerfile: Dockerfile,
+  { target, buildArgs, platforms = [] }: Pick<BuildRequest, 'target' | 'buildArgs' | 'platforms'>,
+  host: WantedPlatform,
+): readonly BuildWarning[] {
+  const [first] = platforms.map((text) => platformOf(parsePlatform(text, host)));
+  const predefined = platformArgs(first ?? platformOf(host), platformOf(host), { stage: target });
+  return checkDockerfile(dockerfile, { buildArgs, predefined });
+}
+
+interface Built {
+  readonly state: StageState;
+  readonly platform: Platform;
+}
+
+/** One build from its request to its result. */
+class Building {
+  readonly #ports: BuildsPorts;
+  readonly #underway: Underway;
+  readonly #request: BuildRequest;
+  readonly #options: { readonly signal: AbortSignal; readonly onEvent: (event: BuildEvent) => void };
+  readonly #results = new Map<string, KeyedResult>();
+
+  constructor(
+    ports: BuildsPorts,
+    underway: Underway,
+    request: BuildRequest,
+    options: { readonly signal: AbortSignal; readonly onEvent: (event: BuildEvent) => void },
+  ) {
+    this.#ports = ports;
+    this.#underway = underway;
+    this.#request = request;
+    this.#options = options;
+  }
+
+  async run(): Promise<BuildResult> {
+    const request = this.#request;
+    const { onEvent } = this.#options;
+    const ports = this.#ports;
+    const startedAt = ports.now();
+    await using undo = new AsyncDisposableStack();
+    const lease = undo.use(ports.images.lease());
+    const dockerfile = await readDockerfile(request);
+    const warnings = checksOf(dockerfile, request, ports.host);
+    for (const warning of warnings) onEvent({ kind: 'warning', warning });
+    const violation = checkError(dockerfile, warnings);
+    if (violation !== undefined) throw violation;
+
+    const built = await this.#buildAll(dockerfile, lease, undo);
+    const images = await this.#assemble(built, lease);
+    await this.#name(images);
+    await this.#exportCaches(built, lease);
+
+    const provenance: Provenance = {
+      builder: `berth/${ports.version}`,
+      dockerfile: { name: dockerfile.name, text: dockerfile.source.lines.join('\n') },
+      target: request.target,
+      buildArgNames: Object.keys(request.buildArgs ?? {}),
+      bases: built.map(({ state }) => ({ reference: state.base.name, id: state.base.id })),
+      startedAt,
+      finishedAt: ports.now(),
+    };
+    const owned = undo.move();
+    return {
+      images,
+      warnings,
+      files: (image) => filesOf(ports, image),
+      layout: async () => {
+        const top = await topOf(ports.images, images, lease);
+        return await ports.images.layout([{ descriptor: top, names: request.tags ?? [] }]);
+      },
+      push: (reference, options = {}) =>
+        pushImages(ports, images, reference, {
+          credentials: options.credentials,
+          signal: options.signal,
+          provenance: options.provenance === true ? provenance : undefined,
+          lease,
+        }),
+      [Symbol.asyncDispose]: () => owned.disposeAsync(),
+    };
+  }
+
+  async #buildAll(dockerfile: Dockerfile, lease: Lease, undo: AsyncDisposableStack): Promise<readonly Built[]> {
+    const ports = this.#ports;
+    const request = this.#request;
+    const { signal, onEvent } = this.#options;
+    const { credentials, cacheFrom = [] } = request;
+    using imported = await openImportedCache(ports, {
+      sources: cacheFrom,
+      credentials,
+      signal,
+      onUnreadable: (source, why) => ports.log.warn('a build cache cannot be read', { source, why }),
+    });
+    const steps = new Steps({
+      ...{ cache: ports.cache, underway: this.#underway, lease, user: undo, now: ports.now, onEvent },
+      importResult: (key, options) => imported.find(key, { ...options, lease }),
+      onResult: (key, description, result) => this.#results.set(key, { key, description, result }),
+    });
+    const wanted = (request.platforms ?? []).map((text) => platformOf(parsePlatform(text, ports.host)));
+    const platforms = wanted.length === 0 ? [platformOf(ports.host)] : wanted;
+    const stop = new AbortController();
+    const either = AbortSignal.any([signal, stop.signal]);
+    const building = platforms.map(async (platform): Promise<Built> => {
+      const platformName =
+        platforms.length === 1 ? undefined : platformText({ ...platform, variant: platform.variant });
+      try {
+        const { state } = await buildPlatform({
+          ...{ ports, host: ports.host, request, dockerfile, platform, platformName, lease, steps, onEvent },
+          signal: either,
+        });
+        return { state, platform };
+      } catch (error) {
+        stop.abort(error);
+        throw error;
+      }
+    });
+    await Promise.allSettled(building);
+    if (stop.signal.aborted) throw stop.signal.reason;
+    return await Promise.all(building);
+  }
+
+  async #assemble(built: readonly Built[], lease: Lease): Promise<readonly BuiltImage[]> {
+    const isInline = this.#request.cacheTo?.some(({ kind }) => kind === 'inline') === true;
+    const images: BuiltImage[] = [];
+    for (const { state } of built) {
+      const layers = new Set(state.layers.map((layer) => layer.layerId));
+      const inline = isInline ? cacheListOf(this.#results.values(), layers) : undefined;
+      images.push(await assembleStage({ ports: this.#ports, request: this.#request, lease }, state, inline));
+    }
+    return images;
+  }
+
+  /** Tags name the image for this host, or the only one. */
+  async #name(images: readonly BuiltImage[]): Promise<void> {
+    const { host } = this.#ports;
+    const [first] = images;
+    const own = images.find(({ platform }) => platform.os === host.os && platform.architecture === host.architecture);
+    const named = own ?? first;
+    if (named === undefined) return;
+    for (const tag of this.#request.tags ?? []) await this.#ports.images.tag(named.id, tag);
+  }
+
+  async #exportCaches(built: readonly Built[], lease: Lease): Promise<void> {
+    const { cacheTo = [], credentials } = this.#request;
+    const imageLayers = new Set(built.flatMap(({ state }) => state.layers.map((layer) => layer.layerId)));
+    for (const target of cacheTo) {
+      if (target.kind === 'inline') continue;
+      await exportCache(this.#ports, target, {
+        ...{ results: [...this.#results.values()], imageLayers, lease, credentials },
+        signal: this.#options.signal,
+      });
+    }
+  }
+}
