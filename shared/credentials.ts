@@ -22,6 +22,8 @@ export type Credentials =
 
 export interface CredentialStore {
   get(host: string): Promise<Credentials | undefined>;
+  /** Registries that there are credentials for, as far as the file itself tells. */
+  hosts(): Promise<readonly string[]>;
   /** @throws AppError 'unsupported' for a registry-token */
   set(host: string, credentials: Credentials): Promise<void>;
   /** false = there were none. */
@@ -91,6 +93,11 @@ export function createCredentialStore(options: CredentialStoreOptions): Credenti
         if (credentials !== undefined) return credentials;
       }
       return undefined;
+    },
+
+    async hosts() {
+      const { auths = {}, credHelpers = {} } = await load();
+      return [...new Set([...Object.keys(auths), ...Object.keys(credHelpers)].map(hostOfKey))];
     },
 
     async set(host, credentials) {

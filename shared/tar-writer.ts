@@ -123,7 +123,8 @@ function ustar(entry: Omit<TarEntry, 'type' | 'xattrs'>, flag: string): Buffer {
   octal(entry.major, 329, 7);
   octal(entry.minor, 337, 7);
   let sum = 0;
-  for (const byte of block) sum += byte;
+  // Not by its iterator: there is a header for each of many small files.
+  for (let at = 0; at < BLOCK; at++) sum += block[at] ?? 0;
   block.write(`${sum.toString(8).padStart(6, '0')}\u0000 `, 148, 'latin1');
   return block;
 }

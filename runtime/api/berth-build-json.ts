@@ -36,7 +36,7 @@ const KINDS = { f: 'file', d: 'directory', l: 'symlink' } as const;
 
 /**
  * A list of files, as lines of JSON: each a list of entries `[kind, path, mode, sizeBytes, mtimeNs, target?]`, where kind
- * is `f`, `d` or `l` and mtimeNs is text. Paths and targets have one character per byte. @throws AppError 'invalid'
+ * is `f`, `d` or `l` and mtimeNs is text. @throws AppError 'invalid'
  */
 export async function* readContextEntries(body: Readable): AsyncGenerator<ContextEntry> {
   for await (const line of lines(body)) {
@@ -57,21 +57,20 @@ function entryOf(item: unknown): ContextEntry {
     const kind = KINDS[letter as keyof typeof KINDS];
     if (
       kind !== undefined &&
-      isByteText(path) &&
+      isName(path) &&
       Number.isInteger(mode) &&
       Number.isSafeInteger(sizeBytes) &&
       typeof mtimeNs === 'string' &&
       /^-?\d{1,20}$/.test(mtimeNs) &&
-      (kind === 'symlink' ? isByteText(target) : target === undefined)
+      (kind === 'symlink' ? isName(target) : target === undefined)
     )
       return { kind, path, mode, sizeBytes, mtimeNs: BigInt(mtimeNs), ...(kind === 'symlink' && { target }) };
   }
   throw new AppError('invalid', `cannot read the list of files: ${JSON.stringify(item)?.slice(0, 200)} is no entry`);
 }
 
-/** Text of which every character stands for a byte. */
-function isByteText(value: unknown): value is string {
-  return typeof value === 'string' && value !== '' && !value.includes('\0') && !/[^\0-\xff]/.test(value);
+function isName(value: unknown): value is string {
+  return typeof value === 'string' && value !== '' && !value.includes('\0');
 }
 
 async function* lines(body: Readable): AsyncGenerator<string> {

@@ -38,6 +38,7 @@ import {
   queryText,
   readBody,
   registryCredentials,
+  requestBody,
   sendJson,
 } from './context.ts';
 import { answerOf } from './errors.ts';
@@ -98,7 +99,10 @@ export function addBerthBuildRoutes(router: ApiRouter, engine: BuildPorts): void
         throw new AppError('invalid', 'cannot compare files: the context of this build was begun without a name');
       if (upload.delta !== undefined) throw new AppError('conflict', 'cannot compare files: they have been compared');
       const paths: string[] = [];
-      const delta = await engine.builds.contexts.compare(upload.name, noting(readContextEntries(ctx.req), paths));
+      const delta = await engine.builds.contexts.compare(
+        upload.name,
+        noting(readContextEntries(requestBody(ctx)), paths),
+      );
       upload.delta = delta;
       sendJson(ctx, { missing: indexesOf(delta.missing, paths) });
     });
@@ -109,8 +113,8 @@ export function addBerthBuildRoutes(router: ApiRouter, engine: BuildPorts): void
     const signal = AbortSignal.any([disconnectSignal(ctx), session.ended.signal]);
     await working(session, queryText(ctx, 'context') ?? '', async (upload) => {
       const context = await (upload.delta === undefined
-        ? engine.builds.contexts.receive(ctx.req, { signal })
-        : upload.delta.complete(ctx.req, { signal }));
+        ? engine.builds.contexts.receive(requestBody(ctx), { signal })
+        : upload.delta.complete(requestBody(ctx), { signal }));
       upload.received.resolve(context);
     });
     ctx.status = 204;

@@ -16,6 +16,7 @@ import {
   queryFilters,
   queryFlag,
   queryText,
+  requestBody,
   sendJson,
 } from './context.ts';
 import { type ProgressMessage, type Report, streamProgress } from './progress.ts';
@@ -119,7 +120,7 @@ async function openContext(
 ): Promise<BuildContext> {
   const { contexts } = engine.builds;
   if (build.remote !== undefined) return await contexts.fetch(build.remote, { signal });
-  return await contexts.receive(ctx.req, { signal });
+  return await contexts.receive(requestBody(ctx), { signal });
 }
 
 /** The end of what a quiet build would have said. */

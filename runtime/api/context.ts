@@ -2,6 +2,7 @@
  * What a handler of the Engine API gets, and how it reads a request by Docker's rules: booleans, numbers, filters and
  * moments in the query, JSON bodies, credentials in headers. Everything here is hostile input until it has been parsed.
  */
+import { PassThrough, type Readable } from 'node:stream';
 import Router, { type RouterContext } from '@koa/router';
 import type Koa from 'koa';
 import { z } from 'zod';
@@ -197,6 +198,24 @@ export function credentialsFrom(parsed: z.infer<typeof credentialsSchema>): Cred
   if (parsed.registrytoken) return { kind: 'registry-token', token: parsed.registrytoken };
   if (!parsed.username) return undefined;
   return { kind: 'password', username: parsed.username, password: parsed.password ?? '' };
+}
+
+/**
+ * The body as a stream that may be destroyed before its end: the rest is read and dropped, and the request can still be
+ * answered. Destroying the request itself would cut the connection.
+ */
+export function requestBody(ctx: ApiContext): Readable {
+  const { req } = ctx;
+  const body = new PassThrough({ highWaterMark: 1 << 20 });
+  req.pipe(body);
+  req.once('close', () => {
+    if (!req.readableEnded) body.destroy(hangup());
+  });
+  body.once('close', () => {
+    req.unpipe(body);
+    req.resume();
+  });
+  return body;
 }
 
 /** Aborts when the client hangs up before it has its whole answer. */

@@ -1,5 +1,6 @@
 /** The commands of `berth`: which groups there are, and in which order help shows them. */
 import type { Command } from 'commander';
+import { declareBuilds } from './declare/builds.ts';
 import { declareContainers } from './declare/containers.ts';
 import { createGroup, inspecting, type Place } from './declare/group.ts';
 import { declareImages } from './declare/images.ts';
@@ -16,6 +17,7 @@ export function buildProgram(place: Place): Command {
   const containers = createGroup(place, 'container', 'manage containers');
   const images = createGroup(place, 'image', 'manage images');
   const volumes = createGroup(place, 'volume', 'manage volumes');
+  const builder = createGroup(place, 'builder', 'manage the build cache');
   const system = createGroup(place, 'system', 'manage the engine');
   const manifests = createGroup(place, 'manifest', 'manage indexes of images for several platforms');
   const networks = createGroup(place, 'network', 'manage networks');
@@ -23,6 +25,7 @@ export function buildProgram(place: Place): Command {
   declareRun(containers, place);
   declareContainers(containers, place);
   declareImages(images, place);
+  declareBuilds({ images, builder }, place);
   declareManifests(manifests, place);
   inspecting(act)(program.command('inspect'));
   declareVolumes(volumes, place);

@@ -205,7 +205,8 @@ function packed(path: string): Readable {
   return child.stdout;
 }
 
-async function unpack(archive: Readable, directory: string, flags: CopyFlags): Promise<void> {
+/** Unpacks a tar with the host's tar; owners are the caller unless `archive`. @throws AppError 'unavailable' */
+export async function unpack(archive: Readable, directory: string, flags: CopyFlags): Promise<void> {
   const owner = flags.archive === true ? ['--same-owner', '--numeric-owner'] : ['--no-same-owner'];
   const child = spawn(
     'tar',

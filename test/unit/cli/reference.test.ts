@@ -8,8 +8,8 @@ const PAGE = new URL('../../../docs/cli.md', import.meta.url);
 /** Every command with its flags, as the declarations have them. */
 function reference(): string {
   const program = new Command('berth');
-  const groups = ['container', 'image', 'manifest', 'network', 'system', 'volume'];
-  buildProgram({ program, act: () => async () => undefined, words: new Set([...groups, 'run', 'create']) });
+  const groups = ['builder', 'container', 'image', 'manifest', 'network', 'system', 'volume'];
+  buildProgram({ program, act: () => async () => undefined, words: new Set([...groups, 'run', 'create', 'build']) });
   const lines = [
     '# berth: commands',
     '',
