@@ -6,7 +6,7 @@
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Digest } from '../../shared/digest.ts';
-import { AppError, messageOf } from '../../shared/errors.ts';
+import { AppError, isKind, messageOf } from '../../shared/errors.ts';
 import type { ImageUse, ImageUsers, Lease } from '../images/images.ts';
 import { type ContainerRecord, isAlive } from './container.ts';
 import { createContainerStore } from './container-store.ts';
@@ -113,9 +113,11 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
     if (reference === '' && options.base === undefined) throw new AppError('invalid', 'no command specified');
     const id = ports.randomId();
     const name = takeName(options.name, id);
+    let hasImage = false;
     try {
       await using lease = ports.images.lease();
       const base = options.base ?? (await imageBase(reference, options.platform, lease));
+      hasImage = true;
       const { warnings, mountPlan, ...plan } = planContainer(request, base.config, {
         id,
         host: ports.host,
@@ -148,7 +150,7 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
       return { id, warnings };
     } catch (error) {
       idByName.delete(name);
-      throw error;
+      throw hasImage ? notTheImage(error) : error;
     }
   };
 
@@ -428,6 +430,11 @@ function imageUsersOf(byId: ReadonlyMap<string, LiveContainer>): Omit<ImageUsers
       return new Set([...byId.values()].flatMap(({ record }) => record.chain));
     },
   };
+}
+
+/** Clients take the 'not-found' of a create for the image's, and pull one: of anything else it is 'invalid'. */
+function notTheImage(error: unknown): unknown {
+  return isKind(error, 'not-found') ? new AppError('invalid', error.message, { cause: error }) : error;
 }
 
 function mustHaveNetworks(hostConfig: HostConfig): void {

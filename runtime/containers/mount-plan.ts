@@ -96,6 +96,10 @@ export function parseBind(text: string, driver = ''): Planned {
   if (parts.length > 1 && source === '') invalid(`invalid volume specification: '${text}'`);
   const options = (mode ?? '').split(',').filter(Boolean);
   if (options.some((option) => !OPTIONS.test(option))) invalid(`invalid mode: ${mode}`);
+  if (!target.startsWith('/'))
+    invalid(
+      `invalid volume specification: '${text}': invalid mount config for type "${source.startsWith('/') ? 'bind' : 'volume'}": invalid mount path: '${target}' mount path must be absolute`,
+    );
   const destination = cleanTarget(target);
   const writable = !options.includes('ro');
   const propagation = options.find((option) => /private|shared|slave/.test(option));

@@ -48,6 +48,8 @@ export function planEndpoints(
         'invalid',
         `conflicting options: ${kind} type networking can't be used with links. This would result in undefined behavior`,
       );
+    if (Object.values(endpoints).some(({ IPAMConfig }) => saysSomething(IPAMConfig)))
+      throw new AppError('invalid', 'user specified IP address is supported on user defined networks only');
     for (const [network, wanted] of Object.entries(endpoints))
       if (saysSomething(wanted) || ![hostConfig.NetworkMode, 'default'].includes(network))
         throw new AppError(

@@ -109,7 +109,7 @@ function driverOf({ driver, name }: NetworkRequest): NetworkDriver {
     default:
       throw new AppError(
         'not-found',
-        `could not find plugin ${driver} in v1 plugin registry: cannot create network ${JSON.stringify(name)}: the drivers are bridge, macvlan and ipvlan`,
+        `plugin ${JSON.stringify(driver)} not found: cannot create network ${JSON.stringify(name)}: the drivers are bridge, macvlan and ipvlan`,
       );
   }
 }

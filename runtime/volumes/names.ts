@@ -26,11 +26,11 @@ export function checkVolumeName(name: string): void {
 }
 
 /** @throws AppError 'not-found' */
-export function checkVolumeDriver(driver: string): void {
+export function checkVolumeDriver(name: string, driver: string): void {
   if (driver !== '' && driver !== 'local')
     throw new AppError(
       'not-found',
-      `error looking up volume plugin ${driver}: plugin ${JSON.stringify(driver)} not found`,
+      `create ${name.slice(0, NAME_MAX_BYTES)}: error looking up volume plugin ${driver}: plugin ${JSON.stringify(driver)} not found`,
     );
 }
 

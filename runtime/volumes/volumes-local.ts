@@ -309,7 +309,7 @@ class LocalVolumes implements Volumes {
     const name = isAnonymous ? this.#options.randomId() : (request.name ?? '');
     if (this.#options.obstacle !== undefined)
       throw new AppError('unsupported', `create ${name}: no container can use it: ${this.#options.obstacle}`);
-    checkVolumeDriver(driver);
+    checkVolumeDriver(name, driver);
     checkVolumeName(name);
     try {
       volumeMount(options);

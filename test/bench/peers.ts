@@ -27,16 +27,23 @@ export async function startBerthd(place: Place, options: EngineOptions = {}): Pr
   return dockerEngine(place, { name: 'berthd', program: engine, host: engine.url });
 }
 
-export async function startDockerd(place: Place): Promise<Engine> {
+/** Where a peer runs: a command that starts others there, `nsenter` or `unshare` with arguments. */
+export interface Elsewhere {
+  readonly through?: readonly string[];
+}
+
+export async function startDockerd(place: Place, { through = [] }: Elsewhere = {}): Promise<Engine> {
   const at = (name: string) => join(place.root, 'dockerd', name);
   await mkdir(at('data'), { recursive: true });
   // It must not read the host's configuration.
   await writeFile(at('config.json'), '{}');
   const host = `unix://${at('docker.sock')}`;
+  const [command = '', ...before] = [...through, 'dockerd'];
   const program = await startProgram(place, {
     name: 'dockerd',
-    command: 'dockerd',
+    command,
     args: [
+      ...before,
       ...['--host', host, '--data-root', at('data'), '--exec-root', at('exec'), '--pidfile', at('pid')],
       ...['--config-file', at('config.json'), '--log-level', 'warn'],
     ],
@@ -65,7 +72,7 @@ function dockerEngine(place: Place, { name, program, host }: DockerHost): Engine
 }
 
 /** podman without a configuration of the host's; `registry` may be spoken to over plain http. */
-export async function openPodman(place: Place, registry: string): Promise<Engine> {
+export async function openPodman(place: Place, registry: string, { through = [] }: Elsewhere = {}): Promise<Engine> {
   const at = (name: string) => join(place.root, 'podman', name);
   await mkdir(at('tmp'), { recursive: true });
   await writeFile(at('policy.json'), JSON.stringify({ default: [{ type: 'insecureAcceptAnything' }] }));
@@ -80,7 +87,8 @@ export async function openPodman(place: Place, registry: string): Promise<Engine
       // Its default limits are more than a process may ask for where the host itself is a container.
       run: ['--ulimit', 'nofile=1024:4096', '--ulimit', 'nproc=4096:4096'],
     };
-    return succeed('podman', [...common, ...storage, verb, ...(extra[verb] ?? []), ...rest], {
+    const [command = '', ...before] = [...through, 'podman'];
+    return succeed(command, [...before, ...common, ...storage, verb, ...(extra[verb] ?? []), ...rest], {
       env,
       timeoutMs: LONG_MS,
     });

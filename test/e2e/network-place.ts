@@ -14,6 +14,10 @@ export const IMAGE = 'busybox:latest';
 export interface NetworkPlace extends AsyncDisposable {
   readonly host: TestHost;
   readonly engine: EngineProgram;
+  /** A command that starts others on the host of the engine. */
+  readonly through: readonly string[];
+  /** The image as docker-archive, for other engines. */
+  readonly archive: string;
   docker(...args: readonly string[]): Promise<Outcome>;
   /** Anything but success fails the test. Answers what was printed, trimmed. */
   dockerOk(...args: readonly string[]): Promise<string>;
@@ -101,6 +105,8 @@ export async function openNetworkPlace(): Promise<NetworkPlace> {
   const owned = undo.move();
   return {
     host,
+    archive,
+    through: ['nsenter', `--net=/run/netns/${names.here}`, '--'],
     get engine() {
       return engine;
     },

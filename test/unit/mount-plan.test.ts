@@ -123,7 +123,7 @@ describe('names and options of volumes', () => {
   ])('refuses %s', (name, words) => expect(() => checkVolumeName(name)).toThrow(words));
 
   it('knows one driver', () => {
-    expect(() => checkVolumeDriver('rexray')).toThrow('plugin "rexray" not found');
+    expect(() => checkVolumeDriver('x1', 'rexray')).toThrow('plugin "rexray" not found');
   });
 
   it.each([

@@ -52,7 +52,7 @@ describe('a network', () => {
     [{ name: 'bridge' }, 'operation is not permitted on predefined bridge network'],
     [{ name: 'a b' }, 'network name "a b" is invalid'],
     [{ name: '../x' }, 'is invalid'],
-    [{ driver: 'overlay' }, 'could not find plugin overlay'],
+    [{ driver: 'overlay' }, 'plugin "overlay" not found'],
     [{ driver: 'macvlan' }, 'say by the option "parent"'],
     [{ ipv4: false }, 'IPv4 or IPv6 must be enabled'],
     [{ ipamDriver: 'dhcp' }, 'no IPAM driver "dhcp"'],
