@@ -153,7 +153,7 @@ async function privateBytes(engine: Engine): Promise<number> {
   return total;
 }
 
-async function pushBusybox(place: Place, image: string): Promise<void> {
+export async function pushBusybox(place: Place, image: string): Promise<void> {
   const layout = join(place.root, 'busybox-layout');
   await writeLayout(await busyboxImage(), layout);
   const args = [

@@ -70,7 +70,8 @@ function crowdName(index: number): string {
   return `crowd${index}`;
 }
 
-async function eachOf(names: readonly string[], work: (name: string) => Promise<void>): Promise<void> {
+/** A few at a time. */
+export async function eachOf(names: readonly string[], work: (name: string) => Promise<void>): Promise<void> {
   const waiting = [...names];
   const worker = async () => {
     for (let name = waiting.shift(); name !== undefined; name = waiting.shift()) await work(name);
@@ -84,7 +85,7 @@ async function residentBytes(engine: Engine): Promise<number> {
 }
 
 /** One request; anything but success is an error. */
-function call(engine: Engine, method: string, path: string, body?: unknown): Promise<void> {
+export function call(engine: Engine, method: string, path: string, body?: unknown): Promise<void> {
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const headers = body === undefined ? {} : { 'Content-Type': 'application/json' };
   const asked = request({ socketPath: engine.socketPath, method, path, headers }, (response) => {

@@ -14,6 +14,7 @@ import type { Place } from '../fixtures/programs.ts';
 import { cliRows, containerRows } from './containers.ts';
 import { imageRows } from './images.ts';
 import { isWithin, type Row, table } from './measure.ts';
+import { networkRows } from './networks.ts';
 import { registryRows } from './registry.ts';
 
 type Section = (place: Place, runs: number) => Promise<readonly Row[]>;
@@ -22,6 +23,7 @@ const SECTIONS: Readonly<Record<string, Section>> = {
   registry: registryRows,
   images: imageRows,
   containers: containerRows,
+  networks: networkRows,
   cli: cliRows,
 };
 const INSIDE = 'BERTH_BENCH_INSIDE';
