@@ -10,6 +10,7 @@ import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { debianImage } from '../fixtures/images.ts';
 import type { Place } from '../fixtures/programs.ts';
 import { cliRows, containerRows } from './containers.ts';
 import { imageRows } from './images.ts';
@@ -73,5 +74,8 @@ if (unknown !== undefined || !Number.isInteger(runs) || runs < 1) {
 } else if (process.geteuid?.() !== 0) {
   console.error('bench: it starts dockerd and needs root: sudo npm run bench');
   process.exitCode = 1;
-} else if (process.env[INSIDE] !== '1') process.exitCode = repeatInside(argv);
-else await bench(positionals.length === 0 ? Object.keys(SECTIONS) : positionals, runs);
+} else if (process.env[INSIDE] !== '1') {
+  // Made once and kept; inside there is no network to make it from.
+  await debianImage();
+  process.exitCode = repeatInside(argv);
+} else await bench(positionals.length === 0 ? Object.keys(SECTIONS) : positionals, runs);
