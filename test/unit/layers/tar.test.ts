@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { createTarParser, type TarEntry } from '../../../runtime/layers/tar.ts';
 import { isKind } from '../../../shared/errors.ts';
+import { tarHeader, tarPadding } from '../../../shared/tar-writer.ts';
 import { tarEntry, tarOf } from '../../fixtures/tar.ts';
 
 interface Parsed extends TarEntry {
@@ -178,6 +179,29 @@ describe('tar: entries', () => {
 });
 
 describe('tar: sparse files', () => {
+  it('reads what the writer writes: parts of a file, and a hole at its end', () => {
+    const rest = {
+      linkPath: '',
+      mode: 0o644,
+      uid: 0,
+      gid: 0,
+      mtimeSeconds: 1,
+      mtimeNanoseconds: 0,
+      major: 0,
+      minor: 0,
+    };
+    const parts = [
+      { offset: 1024, sizeBytes: 512 },
+      { offset: 4096, sizeBytes: 5 },
+      { offset: 9000, sizeBytes: 0 },
+    ];
+    const header = tarHeader({ ...rest, type: 'file', path: 'f', sizeBytes: 9000, xattrs: undefined }, parts);
+    const archive = Buffer.concat([header, Buffer.alloc(512, 'a'), Buffer.from('later'), tarPadding(5), END]);
+    const { data, path, sizeBytes } = only(archive);
+    expect({ path, sizeBytes }).toEqual({ path: 'f', sizeBytes: 9000 });
+    expect(data).toBe(`${'\0'.repeat(1024)}${'a'.repeat(512)}${'\0'.repeat(2560)}later${'\0'.repeat(4899)}`);
+  });
+
   const real = `${'\0'.repeat(1024)}data${'\0'.repeat(1000)}more`;
 
   it('reads the old GNU form with extension blocks', () => {
