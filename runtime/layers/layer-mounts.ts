@@ -6,10 +6,10 @@
  * Whether a layer is mounted is always read from the kernel; only who uses it is remembered.
  */
 import { lstat, mkdir, readdir, rename, rm, rmdir, stat, symlink } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { AppError, hasCode } from '../../shared/errors.ts';
 import type { Mounts } from '../kernel/mount.ts';
-import { unpackImage } from './directory.ts';
+import { type ImageCopy, unpackImages } from './directory.ts';
 import type { Layer } from './layer-store.ts';
 
 export interface LayerMounts {
@@ -105,6 +105,7 @@ export function createLayerMounts({ directory, mounts, pathOf, unpack = false }:
         await mkdir(join(directory, EMPTY_LAYER_NAME), { recursive: true, mode: 0o700 });
         const { dev } = await stat(directory);
         const images: Layer[] = [];
+        const copies: ImageCopy[] = [];
         await Promise.all(
           layers.map(async (layer) => {
             const path = join(directory, shortName(layer.number));
@@ -113,14 +114,16 @@ export function createLayerMounts({ directory, mounts, pathOf, unpack = false }:
               if (await isLayerMounted(directory, layer.number)) return;
               // Left by a host that went down while an image was mounted here.
               await removeEmpty(path);
-              await unpackImage(pathOf(layer), unpackedPath(shortName(layer.number)));
-              return linkOnce(unpackedPath(shortName(layer.number)), path);
+              copies.push({ image: pathOf(layer), target: unpackedPath(shortName(layer.number)) });
+              return;
             }
             if (await isLink(path)) return;
             await mkdir(path, { recursive: true, mode: 0o700 });
             if ((await stat(path)).dev === dev) images.push(layer);
           }),
         );
+        await unpackImages(copies);
+        for (const { target } of copies) await linkOnce(target, join(directory, basename(target)));
         await mounts.mountImages(
           images.map((layer) => ({ image: pathOf(layer), target: join(directory, shortName(layer.number)) })),
         );

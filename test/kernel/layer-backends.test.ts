@@ -129,7 +129,7 @@ async function place(): Promise<Place> {
 
 /** Everything one can see of a tree, sorted: type, mode, owner, time, size, links, device, target, content, xattrs. */
 async function seen(root: string): Promise<readonly string[]> {
-  // The time of the root is that of the writable layer above it.
+  // The time of the root is that of the writable layer above it. overlayfs's own attributes are never taken from a layer.
   const { stdout } = await shell(
     `export LC_ALL=C
      find . ! -type d -exec stat --printf '%n %F %a %u %g %y %s %h %t:%T\\n' {} +
@@ -137,7 +137,7 @@ async function seen(root: string): Promise<readonly string[]> {
      stat --printf '%n %F %a %u %g\\n' .
      find . -type l -printf '%p -> %l\\n'
      find . -type f -size -1000000k -exec sha256sum {} +
-     find . -exec getfattr -h -d -m - -e hex {} + 2>/dev/null | awk '/^# file:/ {f=$3} /=/ {print f, $0}'`,
+     find . -exec getfattr -h -d -m - -e hex {} + 2>/dev/null | awk '/^# file:/ {f=$3} /=/ && !/^trusted.overlay/ {print f, $0}'`,
     root,
   );
   return stdout.split('\n').sort();
