@@ -182,7 +182,7 @@ function judgePrivilege({ privilege }: HostFacts): Finding {
   return {
     subject: 'privilege',
     severity: 'error',
-    state: `${state}: it keeps, pulls and pushes images, and runs no containers`,
+    state: `${state}: it pulls, builds without RUN and pushes images, and runs no containers`,
     mend,
   };
 }
