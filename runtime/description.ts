@@ -31,6 +31,7 @@ export interface EngineDescription {
     /** Names of the cgroup controllers that limits can use. */
     readonly controllers: readonly string[];
     readonly hasSeccomp: boolean;
+    readonly limitsSwap: boolean;
   };
   readonly registries: RegistryDescription;
   /** Why no container can run here; undefined when they can. */
@@ -113,6 +114,7 @@ export function describeEngine(options: DescribeOptions): EngineDescription {
       cgroupVersion: facts.cgroups.mode === 'v2' ? 2 : 1,
       controllers: facts.cgroups.controllers,
       hasSeccomp: facts.hasSeccomp,
+      limitsSwap: facts.cgroups.limitsSwap,
     },
     registries: {
       insecure: options.registries.insecure,

@@ -41,7 +41,7 @@ import type { CachedContent, Images, ImageUsers, PruneResult } from './images/im
 import { openImages } from './images/open.ts';
 import { IMAGE_MIGRATIONS, type ImageTables } from './images/tables.ts';
 import { createCgroups } from './kernel/cgroups.ts';
-import { chooseLayerBackend, type HostFacts } from './kernel/host.ts';
+import { chooseLayerBackend, forwardsIpv4, type HostFacts } from './kernel/host.ts';
 import { createLinks } from './kernel/links.ts';
 import { createMounts } from './kernel/mount.ts';
 import { createNft } from './kernel/nft.ts';
@@ -155,6 +155,8 @@ export interface Engine extends AsyncDisposable {
   readonly now: () => Date;
   /** What this engine and its host are. */
   readonly description: EngineDescription;
+  /** Whether the host forwards packets now, without which published ports and networks reach nobody. */
+  forwardsIpv4(): Promise<boolean>;
   /** By the configured policy: removes unused images, or tells which ones would go. */
   collectImages(options: { readonly dryRun: boolean }): Promise<PruneResult>;
   /** What lies beside images and writable layers, in bytes on disk. */
@@ -424,6 +426,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     now,
     description,
     collectImages: (collecting) => images.collectByPolicy(gcPolicyOf(config), collecting),
+    forwardsIpv4,
     async otherUsage() {
       const [unpackedLayerBytes, logBytes, metadataBytes] = await Promise.all([
         snapshotter.unpackedBytes(),

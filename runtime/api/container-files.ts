@@ -14,6 +14,7 @@ import {
   queryTexts,
   readJson,
   sendJson,
+  sendNothing,
 } from './context.ts';
 import { startChunked } from './progress.ts';
 
@@ -23,8 +24,7 @@ export function addContainerFileRoutes(router: ApiRouter, { archives }: Engine):
   // Before GET, whose route answers HEAD as well.
   router.head('/containers/*name/archive', async (ctx) => {
     ctx.set(STAT_HEADER, statHeader(await archives.stat(pathPart(ctx, 'name'), queryText(ctx, 'path') ?? '')));
-    ctx.status = 200;
-    ctx.body = '';
+    sendNothing(ctx, 200);
   });
 
   router.get('/containers/*name/archive', async (ctx) => {
@@ -39,8 +39,7 @@ export function addContainerFileRoutes(router: ApiRouter, { archives }: Engine):
       ownedByUser: queryFlag(ctx, 'copyUIDGID'),
       signal: disconnectSignal(ctx),
     });
-    ctx.status = 200;
-    ctx.body = '';
+    sendNothing(ctx, 200);
   });
 
   router.get('/containers/*name/export', async (ctx) => {

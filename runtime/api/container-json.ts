@@ -36,7 +36,8 @@ function commandOf({ Entrypoint, Cmd }: ContainerConfig): readonly string[] {
   return [...(Entrypoint ?? []), ...(Cmd ?? [])];
 }
 
-export function containerSummaryJson(summary: ContainerSummary): Record<string, unknown> {
+/** `manifest`: as of containerDetailsJson. */
+export function containerSummaryJson(summary: ContainerSummary, manifest?: Descriptor): Record<string, unknown> {
   const { record, statusText, health, size } = summary;
   const [path = '', ...args] = commandOf(record.config);
   return {
@@ -55,7 +56,12 @@ export function containerSummaryJson(summary: ContainerSummary): Record<string, 
     ...(health && { Health: { Status: health.status, FailingStreak: health.failingStreak } }),
     NetworkSettings: { Networks: networksJson(summary) },
     Mounts: record.mounts.filter(isListed).map(mountJson),
+    ...manifestJson(record, manifest),
   };
+}
+
+function manifestJson(record: ContainerRecord, manifest: Descriptor | undefined): Record<string, unknown> {
+  return manifest === undefined ? {} : { ImageManifestDescriptor: { ...manifest, platform: record.platform } };
 }
 
 /** `manifest`: what the image's manifest is, while there is the image. */
@@ -83,11 +89,12 @@ export function containerDetailsJson(details: ContainerDetails, manifest?: Descr
     ExecIDs: orNull(details.execIds),
     HostConfig: hostConfigJson(record.hostConfig, record.name),
     GraphDriver: { Data: null, Name: 'overlayfs' },
+    Storage: { RootFS: { Snapshot: { Name: 'overlayfs' } } },
     ...sizeJson(size),
     Mounts: record.mounts.filter(isListed).map(mountJson),
     Config: configJson(record.config),
     NetworkSettings: networkSettingsJson(details),
-    ...(manifest && { ImageManifestDescriptor: { ...manifest, platform: record.platform } }),
+    ...manifestJson(record, manifest),
   };
 }
 

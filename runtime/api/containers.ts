@@ -1,8 +1,9 @@
 /** Containers over the Engine API: `/containers/…`; their streams are in container-streams.ts. */
+import type { Digest } from '../../shared/digest.ts';
 import { AppError, isKind } from '../../shared/errors.ts';
 import type { Descriptor } from '../../shared/oci.ts';
 import {
-  type ContainerDetails,
+  type ContainerSummary,
   type Engine,
   type FileChange,
   parseCreateRequest,
@@ -42,7 +43,11 @@ export function addContainerRoutes(router: ApiRouter, engine: Engine): void {
       size: queryFlag(ctx, 'size'),
       filters: queryFilters(ctx),
     });
-    sendJson(ctx, list.map(containerSummaryJson));
+    const manifests = ctx.state.apiMinor >= MANIFEST_SINCE ? await manifestsOf(engine, list) : undefined;
+    sendJson(
+      ctx,
+      list.map((summary) => containerSummaryJson(summary, manifests?.get(summary.record.imageId))),
+    );
   });
 
   router.post('/containers/create', async (ctx) => {
@@ -62,7 +67,10 @@ export function addContainerRoutes(router: ApiRouter, engine: Engine): void {
   router.get('/containers/*name/json', async (ctx) => {
     const details = await containers.inspect(pathPart(ctx, 'name'), { size: queryFlag(ctx, 'size') });
     const tellsManifest = ctx.state.apiMinor >= MANIFEST_SINCE;
-    sendJson(ctx, containerDetailsJson(details, tellsManifest ? await manifestOf(engine, details) : undefined));
+    sendJson(
+      ctx,
+      containerDetailsJson(details, tellsManifest ? await manifestOf(engine, details.record.imageId) : undefined),
+    );
   });
 
   router.get('/containers/*name/top', async (ctx) => {
@@ -135,13 +143,22 @@ export function addContainerRoutes(router: ApiRouter, engine: Engine): void {
 }
 
 /** undefined = the image was removed by force. */
-async function manifestOf(engine: Engine, { record }: ContainerDetails): Promise<Descriptor | undefined> {
+async function manifestOf(engine: Engine, image: Digest): Promise<Descriptor | undefined> {
   try {
-    return (await engine.images.inspect(record.imageId)).manifest;
+    return (await engine.images.inspect(image)).manifest;
   } catch (error) {
     if (isKind(error, 'not-found')) return undefined;
     throw error;
   }
+}
+
+/** By image: many containers are of few. */
+async function manifestsOf(
+  engine: Engine,
+  list: readonly ContainerSummary[],
+): Promise<ReadonlyMap<Digest, Descriptor | undefined>> {
+  const images = [...new Set(list.map(({ record }) => record.imageId))];
+  return new Map(await Promise.all(images.map(async (image) => [image, await manifestOf(engine, image)] as const)));
 }
 
 function stopOptions(ctx: ApiContext) {

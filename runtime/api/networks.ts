@@ -165,20 +165,20 @@ function networkJson(
     Ingress: false,
     ConfigFrom: { Network: '' },
     ConfigOnly: false,
-    Containers: withMembers
-      ? Object.fromEntries(
-          [...members].map(([id, { containerName, endpoint }]) => [
-            id,
-            {
-              Name: containerName,
-              EndpointID: endpoint.id,
-              MacAddress: endpoint.mac,
-              IPv4Address: prefixed(endpoint.ipv4),
-              IPv6Address: prefixed(endpoint.ipv6),
-            },
-          ]),
-        )
-      : {},
+    ...(withMembers && {
+      Containers: Object.fromEntries(
+        [...members].map(([id, { containerName, endpoint }]) => [
+          id,
+          {
+            Name: containerName,
+            EndpointID: endpoint.id,
+            MacAddress: endpoint.mac,
+            IPv4Address: prefixed(endpoint.ipv4),
+            IPv6Address: prefixed(endpoint.ipv6),
+          },
+        ]),
+      ),
+    }),
     Options: record.options,
     Labels: record.labels,
   };

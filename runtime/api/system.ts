@@ -28,8 +28,13 @@ export function addSystemRoutes(router: ApiRouter, engine: Engine): void {
   router.get('/version', (ctx) => sendJson(ctx, versionJson(engine.description)));
 
   router.get('/info', async (ctx) => {
-    const [containers, images] = await Promise.all([engine.containers.list({ all: true }), engine.images.list()]);
-    const counts = { containers, images: images.length, listeners: engine.events.listeners, now: engine.now() };
+    const [containers, images, forwardsIpv4] = await Promise.all([
+      engine.containers.list({ all: true }),
+      engine.images.list(),
+      engine.forwardsIpv4(),
+    ]);
+    const { listeners } = engine.events;
+    const counts = { containers, images: images.length, listeners, forwardsIpv4, now: engine.now() };
     sendJson(ctx, infoJson(engine.description, counts));
   });
 
@@ -71,7 +76,7 @@ function imageItems(usage: ImagesUsage, apiMinor: number): unknown[] {
 function itemsJson(usage: DiskUsage, apiMinor: number): Record<string, unknown> {
   return {
     ...(usage.images && { LayersSize: usage.images.actualBytes, Images: imageItems(usage.images, apiMinor) }),
-    ...(usage.containers && { Containers: usage.containers.map(containerSummaryJson) }),
+    ...(usage.containers && { Containers: usage.containers.map((summary) => containerSummaryJson(summary)) }),
     ...(usage.volumes && { Volumes: usage.volumes.map(volumeUsageJson) }),
     ...(usage.hasBuildCache && { BuildCache: [], BuilderSize: 0 }),
   };
@@ -95,7 +100,7 @@ function sumsJson(usage: DiskUsage, form: { apiMinor: number; verbose: boolean }
     const isActive = ({ record: { state } }: ContainerSummary) => isAlive(state) || state.status === 'restarting';
     sums.ContainerUsage = withoutZeros({
       ActiveCount: containers.filter(isActive).length,
-      Items: form.verbose ? containers.map(containerSummaryJson) : undefined,
+      Items: form.verbose ? containers.map((summary) => containerSummaryJson(summary)) : undefined,
       Reclaimable: bytes(containers.filter((container) => !isActive(container))),
       TotalCount: containers.length,
       TotalSize: bytes(containers),
@@ -150,6 +155,7 @@ function versionJson({ version, host, runtime, monitor }: EngineDescription): Re
 }
 
 interface Counts {
+  readonly forwardsIpv4: boolean;
   readonly containers: readonly ContainerSummary[];
   readonly images: number;
   readonly listeners: number;
@@ -198,13 +204,13 @@ function infoJson(description: EngineDescription, counts: Counts): Record<string
       Log: ['json-file', 'none'],
     },
     MemoryLimit: has('memory'),
-    SwapLimit: has('memory'),
+    SwapLimit: host.limitsSwap,
     CpuCfsPeriod: has('cpu'),
     CpuCfsQuota: has('cpu'),
     CPUShares: has('cpu'),
     CPUSet: has('cpuset'),
     PidsLimit: has('pids'),
-    IPv4Forwarding: true,
+    IPv4Forwarding: counts.forwardsIpv4,
     Debug: description.isDebugging,
     NFd: -1,
     OomKillDisable: has('memory') && host.cgroupVersion === 1,

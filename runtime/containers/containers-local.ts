@@ -167,14 +167,20 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
     return { writableBytes, totalBytes: writableBytes + (await ports.layerBytes(container.record.chain)) };
   };
 
-  const summaryOf = async (container: LiveContainer, withSize: boolean): Promise<ContainerSummary> => ({
-    record: container.record,
-    statusText: statusText(container.record.state, { now: ports.now(), health: health.of(container) }),
-    health: health.of(container),
-    connections: container.network.connections,
-    sandbox: container.network.sandbox,
-    size: withSize ? await sizeOf(container) : undefined,
-  });
+  const summaryOf = async (container: LiveContainer, withSize: boolean): Promise<ContainerSummary> => {
+    const { record } = container;
+    const { connections, sandbox } = container.network;
+    // Of what has ended, the addresses are given back a moment later.
+    const hasNetwork = isAlive(record.state) || record.state.status === 'restarting';
+    return {
+      record,
+      statusText: statusText(record.state, { now: ports.now(), health: health.of(container) }),
+      health: health.of(container),
+      connections: hasNetwork ? connections : connections.map((one) => ({ ...one, endpoint: undefined })),
+      sandbox: hasNetwork ? sandbox : undefined,
+      size: withSize ? await sizeOf(container) : undefined,
+    };
+  };
 
   const list = async (options: ListOptions = {}): Promise<readonly ContainerSummary[]> => {
     const { filters = {}, limit, size = false } = options;
@@ -210,7 +216,8 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
 
   const inspect = async (name: string, options: { readonly size?: boolean } = {}): Promise<ContainerDetails> => {
     const container = find(name);
-    const hasStarted = container.record.state.status !== 'created';
+    const { state } = container.record;
+    const hasStarted = state.status !== 'created' || state.failure !== undefined;
     const { hostname, hosts, resolvConf } = container.etcPaths;
     return {
       ...(await summaryOf(container, options.size === true)),

@@ -81,7 +81,7 @@ export class Execs {
       monitored: undefined,
       child: undefined,
     });
-    container.publish(`exec_create: ${request.Cmd.join(' ')}`, { execID: id });
+    container.publish(`exec_create: ${commandText(request)}`, { execID: id });
     return id;
   }
 
@@ -92,7 +92,7 @@ export class Execs {
     if (container.record.state.status !== 'running')
       throw new AppError('conflict', `container ${container.id} is not running`);
     exec.state = 'running';
-    container.publish(`exec_start: ${request.Cmd.join(' ')}`, { execID: id });
+    container.publish(`exec_start: ${commandText(request)}`, { execID: id });
     try {
       const [process] = await Promise.all([
         container.execProcess(request),
@@ -391,4 +391,9 @@ function told(message: string, { terminal }: { readonly terminal: boolean }): At
     input: undefined,
     [Symbol.asyncDispose]: async () => {},
   };
+}
+
+/** As Docker's events have it: the program, a blank, its arguments. */
+function commandText({ Cmd: [program = '', ...args] }: ExecRequest): string {
+  return `${program} ${args.join(' ')}`;
 }

@@ -56,7 +56,7 @@ export function planRemoval(request: RemovalRequest): RemovalPlan {
     if (!force && user !== undefined && isSingleReference(remaining))
       throw new AppError(
         'conflict',
-        `conflict: unable to remove repository reference "${request.written}" (must force) - container ${shortId(user.containerId)} is using its referenced image ${shortId(image.id)}`,
+        `conflict: unable to delete ${request.written} (must be forced) - container ${shortId(user.containerId)} is using its referenced image ${shortId(image.id)}`,
       );
     untagged.push(reference);
     remaining = remaining.filter((other) => other.name !== reference.name);

@@ -51,6 +51,8 @@ export interface HostFacts {
     /** Controllers that the v2 tree keeps to itself on a hybrid host. */
     readonly strayControllers: readonly string[];
     readonly isWritable: boolean;
+    /** Swap can be limited, too: kernels are built without, or booted with swapaccount=0. */
+    readonly limitsSwap: boolean;
   };
   readonly hasSeccomp: boolean;
   readonly hasApparmor: boolean;
@@ -337,7 +339,24 @@ async function inspectCgroups(): Promise<HostFacts['cgroups']> {
     controllers: layout.mode === 'v2' ? inV2 : inV1,
     strayControllers: layout.mode === 'hybrid' ? inV2 : [],
     isWritable: writable.every(Boolean),
+    limitsSwap: await limitsSwap(layout),
   };
+}
+
+/** v2 has the file in every cgroup but the root. */
+async function limitsSwap({ mode, trees }: CgroupLayout): Promise<boolean> {
+  if (mode !== 'v2') {
+    const memory = trees.find(({ controllers }) => controllers.includes('memory'));
+    return memory !== undefined && (await exists(`${memory.path}/memory.memsw.limit_in_bytes`));
+  }
+  const root = trees.find(({ version }) => version === 2)?.path ?? '';
+  const own = /^0::(\/.*)$/m.exec(await textOf('/proc/self/cgroup'))?.[1] ?? '/';
+  return exists(`${root}${own}/memory.swap.max`);
+}
+
+/** Whether packets go from one network to another now: the engine switches it on with its first bridge, others may off. */
+export async function forwardsIpv4(): Promise<boolean> {
+  return (await textOf('/proc/sys/net/ipv4/ip_forward')).trim() === '1';
 }
 
 /** Beside the search path: helpers that distributions keep out of it. */

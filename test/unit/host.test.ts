@@ -18,6 +18,7 @@ const good: HostFacts = {
     controllers: ['cpuset', 'cpu', 'io', 'memory', 'pids'],
     strayControllers: [],
     isWritable: true,
+    limitsSwap: true,
   },
   hasSeccomp: true,
   hasApparmor: false,

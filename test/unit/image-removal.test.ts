@@ -65,7 +65,7 @@ describe('rmi by name', () => {
       'a:1',
       { names: ['a:1', 'a@d'], users: 'stopped' },
       false,
-      `conflict: unable to remove repository reference "a:1" (must force) - container ${CONTAINER.slice(0, 12)} is using its referenced image ${SHORT}`,
+      `conflict: unable to delete a:1 (must be forced) - container ${CONTAINER.slice(0, 12)} is using its referenced image ${SHORT}`,
     ],
     ['a:1', { names: ['a:1', 'b:1'], users: 'running' }, false, 'a:1'],
     ['a:1', { names: ['a:1'], users: 'stopped' }, true, 'a:1 -'],
