@@ -23,6 +23,7 @@ import { CONTAINER_MIGRATIONS, type ContainerTables } from './containers/contain
 import type { Containers } from './containers/containers.ts';
 import { createContainers, type LocalContainers } from './containers/containers-local.ts';
 import { createContainerFiles } from './containers/files.ts';
+import { createSharedMemory } from './containers/shared-memory.ts';
 import { createSpecBuilder } from './containers/spec-builder.ts';
 import { createConmonSupervisor } from './containers/supervisor-conmon.ts';
 import {
@@ -310,6 +311,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     images,
     snapshots: snapshotter,
     volumes,
+    sharedMemory: createSharedMemory({ mounts, directory: join(runDir, 'shm') }),
     imageContent: (chain, path) => openSubtree(layers, chain, path),
     supervisor,
     runtime,

@@ -21,16 +21,18 @@ import type {
   CreateOptions,
   ListOptions,
 } from './containers.ts';
-import { planContainer } from './create.ts';
+import { checkHostConfig, planContainer } from './create.ts';
 import { Execs } from './exec.ts';
 import { HealthMonitor } from './health.ts';
 import { hostLinks } from './links.ts';
 import { checkFilters, isListed, isPrunable, matchesFilters } from './list.ts';
 import { LiveContainer, type LivePorts, type OpenFiles } from './live-container.ts';
 import { generateName, nameConflict, parseName, resolveName } from './names.ts';
+import { joinedContainers } from './namespaces.ts';
 import { networkKindOf, planEndpoints, sandboxRequestOf } from './networking.ts';
 import type { ContainerPorts } from './ports.ts';
 import type { CreateRequest, HostConfig, UpdateRequest } from './request.ts';
+import { startOrder } from './start-order.ts';
 import { sampleStats } from './stats.ts';
 import { statusText } from './status-text.ts';
 import { processesOf } from './top.ts';
@@ -53,6 +55,14 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
   /** Also names that a create under way has taken. */
   const idByName = new Map<string, string>();
   const find = (name: string) => resolveName(name, { byId, idByName });
+  const tryFind = (name: string) => {
+    try {
+      return find(name);
+    } catch (error) {
+      if (isKind(error, 'not-found', 'invalid')) return undefined;
+      throw error;
+    }
+  };
 
   const livePorts: LivePorts = {
     ...ports,
@@ -69,6 +79,20 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
         container.followLinks().catch((error) => {
           ports.log.warn('the links of a container could not be followed', { containerId: container.id, error });
         });
+    },
+    ipcOf(name) {
+      const { record } = find(name);
+      const what = `can't join IPC of container ${name}`;
+      if (!isAlive(record.state)) throw new AppError('conflict', `${what}: container ${record.id} is not running`);
+      if (record.hostConfig.IpcMode !== 'shareable')
+        throw new AppError(
+          'invalid',
+          `${what}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)`,
+        );
+      return {
+        joinedIpc: `/proc/${record.state.pid}/ns/ipc`,
+        sharedMemory: ports.sharedMemory.pathOf(record.id),
+      };
     },
     onRemoved(container) {
       byId.delete(container.id);
@@ -236,7 +260,7 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
       throw new AppError('invalid', 'Renaming a container with the same name as its current name');
     takeName(wanted, container.id);
     try {
-      await container.update({ name: wanted });
+      await container.update(() => ({ name: wanted }));
       await ports.networks.rename(container.id, wanted);
       livePorts.onMoved();
     } catch (error) {
@@ -249,13 +273,11 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
 
   const update = async (name: string, request: UpdateRequest) => {
     const container = find(name);
-    const hostConfig: HostConfig = { ...container.record.hostConfig, ...request };
-    planContainer(
-      { config: container.record.config, hostConfig, endpoints: {} },
-      {},
-      { id: container.id, host: ports.host, mountsOf: () => [] },
-    );
-    await container.update({ hostConfig });
+    await container.update(({ hostConfig: before }) => {
+      const hostConfig: HostConfig = { ...before, ...request };
+      checkHostConfig(hostConfig, ports.host);
+      return { hostConfig };
+    });
     container.publish('update');
     return { warnings: [] };
   };
@@ -300,17 +322,26 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
       );
       idByName.set(record.name, record.id);
     }
-    const waiting = [...byId.values()];
-    await Promise.all(
-      Array.from({ length: ADOPT_CONCURRENCY }, async () => {
-        for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
-          const container = next;
-          await container.adopt().catch((error) => {
-            ports.log.error('a container could not be adopted', { containerId: container.id, error });
-          });
-        }
-      }),
-    );
+    // A container that shares another's namespaces can start again only when that one runs.
+    const joinedBy = ({ record }: LiveContainer) =>
+      joinedContainers(record.hostConfig).flatMap((name) => {
+        const id = tryFind(name)?.id;
+        return id === undefined ? [] : [id];
+      });
+    const joins = new Map([...byId.values()].map((container) => [container.id, joinedBy(container)]));
+    for (const wave of startOrder(joins)) {
+      const waiting = [...wave];
+      const adoptNext = async (): Promise<void> => {
+        for (let id = waiting.pop(); id !== undefined; id = waiting.pop())
+          await byId
+            .get(id)
+            ?.adopt()
+            .catch((error) => {
+              ports.log.error('a container could not be adopted', { containerId: id, error });
+            });
+      };
+      await Promise.all(Array.from({ length: ADOPT_CONCURRENCY }, adoptNext));
+    }
     const alive = [...byId.values()].filter(
       ({ record }) => isAlive(record.state) || record.state.status === 'restarting',
     );
@@ -320,6 +351,7 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
     if (ports.obstacle === undefined) await ports.supervisor.sweep(valid);
     await ports.snapshots.sweep(valid);
     await ports.volumes.sweep();
+    await ports.sharedMemory.sweep(valid);
     await sweepDirectories(valid);
   };
 

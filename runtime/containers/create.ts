@@ -12,6 +12,7 @@ import { maskedPaths, READONLY_PATHS } from './guarded-paths.ts';
 import { commandOf, mergeImageConfig } from './image-defaults.ts';
 import { planLog } from './log-options.ts';
 import { type MountPlan, planMounts } from './mount-plan.ts';
+import { checkNamespaceModes, checkSharedNamespaces } from './namespaces.ts';
 import { networkKindOf, portWishesOf } from './networking.ts';
 import type { ContainerConfig, CreateRequest, HostConfig } from './request.ts';
 
@@ -55,6 +56,7 @@ export function planContainer(
     ...merged,
     Hostname: merged.Hostname || (sharesHostname ? context.host.hostname : context.id.slice(0, 12)),
   };
+  checkSharedNamespaces(request.config, hostConfig);
   checkConfig(config);
   checkHostConfig(hostConfig, context.host);
   checkPorts(config, hostConfig);
@@ -103,7 +105,8 @@ function checkPorts(config: ContainerConfig, hostConfig: HostConfig): void {
   portWishesOf(config, hostConfig);
 }
 
-function checkHostConfig(hostConfig: HostConfig, host: HostLimits): void {
+/** @throws AppError 'invalid' with Docker's words for limits and options that contradict each other or the host */
+export function checkHostConfig(hostConfig: HostConfig, host: HostLimits): void {
   const { RestartPolicy, Memory, MemorySwap, MemoryReservation, NanoCpus, CpuPeriod, CpuQuota } = hostConfig;
   if (hostConfig.AutoRemove && RestartPolicy.Name !== 'no')
     invalid("can't create 'AutoRemove' container with restart policy");
@@ -125,6 +128,7 @@ function checkHostConfig(hostConfig: HostConfig, host: HostLimits): void {
     invalid('CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)');
   if (CpuQuota > 0 && CpuQuota < 1000) invalid('CPU cfs quota can not be less than 1ms (i.e. 1000)');
   if (hostConfig.Runtime !== host.runtimeName) invalid(`unknown or invalid runtime name: ${hostConfig.Runtime}`);
+  checkNamespaceModes(hostConfig);
   for (const entry of hostConfig.ExtraHosts) parseExtraHost(entry);
   for (const server of hostConfig.Dns)
     if (isIP(server) === 0) invalid(`invalid DNS server: ${JSON.stringify(server)} is not an IP address`);

@@ -29,6 +29,7 @@ import type {
 } from './containers.ts';
 import type { FileView } from './files.ts';
 import type { ContainerLog } from './logs.ts';
+import { containerOfMode } from './namespaces.ts';
 import type { ContainerPorts, EtcPaths } from './ports.ts';
 import type { ExecRequest } from './request.ts';
 import { restartDelayMs, wantsRestart, wantsStartAtBoot } from './restart.ts';
@@ -46,6 +47,8 @@ const LOST_EXIT_CODE = 255;
 export interface LivePorts extends ContainerPorts {
   readonly store: ContainerStore;
   readonly pidOf: (name: string) => number;
+  /** Whose IPC namespace may be joined. @throws AppError 'not-found', 'conflict' */
+  readonly ipcOf: (name: string) => SharedIpc;
   readonly etcOf: (name: string) => EtcPaths;
   readonly recordOf: (name: string) => ContainerRecord;
   /** The addresses of some container have changed. */
@@ -55,6 +58,12 @@ export interface LivePorts extends ContainerPorts {
   /** A run has begun, or was found again. */
   readonly onStarted: (container: LiveContainer) => void;
   readonly onEnded: (container: LiveContainer) => void;
+}
+
+/** What a container shares that others may join. */
+export interface SharedIpc {
+  readonly joinedIpc?: string;
+  readonly sharedMemory?: string;
 }
 
 /** One run to come or under way. */
@@ -218,9 +227,10 @@ export class LiveContainer {
     });
   }
 
-  /** Changes the record, and limits of what runs. */
-  update(change: Partial<Pick<ContainerRecord, 'name' | 'hostConfig'>>): Promise<void> {
+  /** Changes the record, and limits of what runs. `changeOf` sees what earlier changes have made of it. */
+  update(changeOf: (record: ContainerRecord) => Partial<Pick<ContainerRecord, 'name' | 'hostConfig'>>): Promise<void> {
     return this.#verb(async () => {
+      const change = changeOf(this.#record);
       // First what can be refused: a record must not tell of limits that the kernel did not take.
       if (change.hostConfig !== undefined)
         await this.#supervised?.update(await this.#ports.spec.resources(change.hostConfig));
@@ -387,6 +397,7 @@ export class LiveContainer {
       if (hostConfig.AutoRemove) return this.#removeItself();
     } else if (state.status === 'restarting') await this.#apply({ type: 'restart-cancelled' });
     await this.#network.close();
+    await this.#closeSharedMemory();
     const ran = isAlive(state) || state.status === 'restarting';
     if (
       ran
@@ -476,6 +487,7 @@ export class LiveContainer {
     const { snapshots, supervisor, volumes } = this.#ports;
     await using undo = new AsyncDisposableStack();
     undo.defer(() => snapshots.unmount(this.id));
+    undo.defer(() => this.#closeSharedMemory());
     undo.defer(() => this.#network.close());
     await using attached = await volumes.attach(this.id, volumeParts(this.#record));
     undo.defer(() => volumes.detach(this.id));
@@ -496,14 +508,15 @@ export class LiveContainer {
 
   async #makeBundle(volumeSources: readonly string[]): Promise<void> {
     const { snapshots, spec, pidOf } = this.#ports;
-    const [{ rootfs }, network] = await Promise.all([
+    const [{ rootfs }, network, ipc] = await Promise.all([
       snapshots.mount(this.id, { throwAway: this.#record.hostConfig.AutoRemove }),
       this.#network.prepare(),
+      this.#openIpc(),
       this.#makeBindSources(),
     ]);
     this.#rootfs = rootfs;
     const record = { ...this.#linkedRecord(), mounts: withSources(this.#record.mounts, volumeSources) };
-    const config = await spec.container({ record, rootfs, etc: this.etcPaths, network, pidOf });
+    const config = await spec.container({ record, rootfs, etc: this.etcPaths, network, pidOf, ...ipc });
     await writeFile(join(this.#bundle, 'config.json'), config, { mode: 0o600 });
   }
 
@@ -513,11 +526,26 @@ export class LiveContainer {
     return { ...this.#record, config: { ...config, Env: [...this.#network.variables, ...config.Env] } };
   }
 
+  /** What it shares with others, or others with it. */
+  async #openIpc(): Promise<SharedIpc> {
+    const { IpcMode, ShmSize } = this.#record.hostConfig;
+    const joined = containerOfMode(IpcMode);
+    if (joined !== undefined) return this.#ports.ipcOf(joined);
+    if (IpcMode !== 'shareable') return {};
+    await this.#ports.sharedMemory.open(this.id, ShmSize);
+    return { sharedMemory: this.#ports.sharedMemory.pathOf(this.id) };
+  }
+
+  async #closeSharedMemory(): Promise<void> {
+    if (this.#record.hostConfig.IpcMode === 'shareable') await this.#ports.sharedMemory.close(this.id);
+  }
+
   #launchRequest(log: ContainerLog): LaunchRequest {
-    const { config } = this.#record;
+    const { config, hostConfig } = this.#record;
     // A terminal has no end of input: its client going, the engine's among them, is not the shell's end.
     const stdin: StdinMode = !config.OpenStdin ? 'none' : config.StdinOnce && !config.Tty ? 'once' : 'open';
-    return { id: this.id, bundle: this.#bundle, logPath: log.path, terminal: config.Tty, stdin };
+    const cgroup = hostConfig.CgroupParent === '' ? undefined : this.cgroup;
+    return { id: this.id, bundle: this.#bundle, logPath: log.path, terminal: config.Tty, stdin, cgroup };
   }
 
   get #bundle(): string {
@@ -547,7 +575,7 @@ export class LiveContainer {
     disconnected?.catch(() => {});
     this.#teardown = stored
       .then(() => supervised.delete())
-      .then(() => Promise.all([this.#ports.snapshots.unmount(this.id), disconnected]))
+      .then(() => Promise.all([this.#ports.snapshots.unmount(this.id), this.#closeSharedMemory(), disconnected]))
       .then(() => this.#ports.volumes.detach(this.id))
       .catch((error) => this.#ports.log.error('a run could not be put away', { containerId: this.id, error }));
     this.#renewRun();
@@ -676,6 +704,7 @@ export class LiveContainer {
   async #deleteFiles(): Promise<void> {
     await this.#teardown;
     await this.#network.close();
+    await this.#closeSharedMemory();
     await this.#ports.snapshots.remove(this.id);
     await Promise.all([
       rm(this.#directory, { recursive: true, force: true }),

@@ -13,8 +13,9 @@ import type { ContainerTables } from './container-store.ts';
 import type { VolumePorts } from './container-volumes.ts';
 import type { FileChange } from './containers.ts';
 import type { HostLimits } from './create.ts';
+import type { NamespaceSource } from './namespaces.ts';
 import type { ExecRequest, HostConfig } from './request.ts';
-import type { NamespaceSource } from './spec.ts';
+import type { SharedMemory } from './shared-memory.ts';
 import type { ContainerSupervisor } from './supervisor.ts';
 
 export interface ContainerPorts extends VolumePorts {
@@ -27,6 +28,7 @@ export interface ContainerPorts extends VolumePorts {
   readonly cgroups: Cgroups;
   readonly spec: SpecBuilder;
   readonly networks: ContainerNetworks;
+  readonly sharedMemory: SharedMemory;
   /** What these layers occupy together. */
   readonly layerBytes: (chain: readonly Digest[]) => Promise<number>;
   /** What is in the writable layer of a container, compared with the layers below. */
@@ -75,6 +77,9 @@ export interface SpecRequest {
   readonly network: SpecNetwork;
   /** First process of the running container of that name, for `container:NAME` modes. @throws AppError 'not-found', 'conflict' */
   readonly pidOf: (name: string) => number;
+  /** See SpecInput. */
+  readonly joinedIpc?: string | undefined;
+  readonly sharedMemory?: string | undefined;
 }
 
 export interface ExecSpecRequest extends SpecRequest {

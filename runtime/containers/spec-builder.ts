@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { AppError } from '../../shared/errors.ts';
 import type { MountPoint } from './container.ts';
 import { blockDevicesOf, devicesOf } from './devices.ts';
+import { containerOfMode } from './namespaces.ts';
 import type { SpecBuilder, SpecRequest } from './ports.ts';
 import type { HostConfig } from './request.ts';
 import { readInside } from './rootfs-files.ts';
@@ -33,7 +34,7 @@ export function createSpecBuilder(options: SpecBuilderOptions): SpecBuilder {
       fileSourcesOf(record.mounts),
       refuseLinks(rootfs),
     ]);
-    const joined = /^container:(.+)$/.exec(hostConfig.PidMode)?.[1];
+    const joined = containerOfMode(hostConfig.PidMode);
     return {
       id: record.id,
       config,
@@ -46,6 +47,8 @@ export function createSpecBuilder(options: SpecBuilderOptions): SpecBuilder {
       cgroupParent: options.cgroupParent,
       network: network.namespace,
       joinedPid: joined === undefined ? undefined : `/proc/${pidOf(joined)}/ns/pid`,
+      joinedIpc: request.joinedIpc,
+      sharedMemory: request.sharedMemory,
       devices,
       blockDevices,
     };

@@ -28,6 +28,8 @@ export interface MountsInput {
   readonly kernel: string;
   /** `host`, `none`, or private by any other word. */
   readonly ipc: string;
+  /** Where /dev/shm is on the host, when others have it, too. */
+  readonly sharedMemory?: string | undefined;
   readonly initPath: string | undefined;
   readonly writableCgroups: boolean;
 }
@@ -65,7 +67,7 @@ function byDepth(a: OciMount, b: OciMount): number {
   return a.destination.split('/').length - b.destination.split('/').length;
 }
 
-function kernelMounts({ hostConfig, ipc, writableCgroups }: MountsInput): readonly OciMount[] {
+function kernelMounts({ hostConfig, ipc, sharedMemory, writableCgroups }: MountsInput): readonly OciMount[] {
   const guarded = ['nosuid', 'noexec', 'nodev'];
   const readOnly = hostConfig.Privileged ? [] : ['ro'];
   const list: OciMount[] = [
@@ -97,7 +99,9 @@ function kernelMounts({ hostConfig, ipc, writableCgroups }: MountsInput): readon
     return list;
   }
   list.push({ destination: '/dev/mqueue', type: 'mqueue', source: 'mqueue', options: guarded });
-  if (ipc !== 'none')
+  if (sharedMemory !== undefined)
+    list.push({ destination: '/dev/shm', type: 'bind', source: sharedMemory, options: ['rbind', ...guarded] });
+  else if (ipc !== 'none')
     list.push({
       destination: '/dev/shm',
       type: 'tmpfs',

@@ -11,6 +11,13 @@ import { capabilitiesOf } from './capabilities.ts';
 import type { MountPoint } from './container.ts';
 import { maskedPaths, READONLY_PATHS } from './guarded-paths.ts';
 import { commandOf, variableName } from './image-defaults.ts';
+import {
+  type NamespaceModes,
+  type NamespaceSource,
+  namespaceModesOf,
+  namespacesOf,
+  type OciNamespace,
+} from './namespaces.ts';
 import type { ContainerConfig, ExecRequest, HostConfig } from './request.ts';
 import { type OciSeccomp, parseSeccompProfile, resolveSeccomp } from './seccomp.ts';
 import { DEFAULT_SECCOMP_PROFILE } from './seccomp-default.ts';
@@ -55,12 +62,6 @@ export interface SpecPaths {
   readonly init?: string | undefined;
 }
 
-export type NamespaceSource =
-  | { readonly kind: 'private' }
-  | { readonly kind: 'host' }
-  /** Of another container, or a prepared one. */
-  | { readonly kind: 'path'; readonly path: string };
-
 export interface SpecInput {
   readonly id: string;
   /** Merged over the image's, see mergeImageConfig. */
@@ -76,8 +77,11 @@ export interface SpecInput {
   /** Where cgroups of containers go unless the request names a parent, for example `/berth_ab12cd`. */
   readonly cgroupParent: string;
   readonly network: NamespaceSource;
-  /** The pid namespace of another container; required by the mode `container:…`. */
+  /** Namespaces of other containers; required by the mode `container:…`. */
   readonly joinedPid?: string | undefined;
+  readonly joinedIpc?: string | undefined;
+  /** /dev/shm on the host: of the container that it joins, or its own that others may join. */
+  readonly sharedMemory?: string | undefined;
   /** Those asked for, or all of the host's for a privileged container. */
   readonly devices?: readonly SpecDevice[] | undefined;
   /** Numbers of the block devices that limits name, by path. */
@@ -97,11 +101,6 @@ export interface OciProcess {
   readonly noNewPrivileges?: true;
   readonly oomScoreAdj?: number;
   readonly apparmorProfile?: string;
-}
-
-export interface OciNamespace {
-  readonly type: string;
-  readonly path?: string;
 }
 
 export interface OciSpec {
@@ -135,7 +134,7 @@ const RLIMIT_UNLIMITED = 2n ** 64n - 1n;
 /** @throws AppError 'invalid', 'unsupported', both naming the field */
 export function specOf(input: SpecInput): OciSpec {
   const { hostConfig, host, paths } = input;
-  const modes = namespaceModesOf(input);
+  const modes = namespaceModesOf({ ...input, cgroupMode: host.cgroupMode });
   const security = securityOptionsOf(hostConfig.SecurityOpt);
   const process = processOf(input);
   const masked = hostConfig.MaskedPaths ?? maskedPaths(host.thermalThrottlePaths);
@@ -145,7 +144,8 @@ export function specOf(input: SpecInput): OciSpec {
     fileSources: input.fileSources ?? new Set(),
     paths,
     kernel: host.kernel,
-    ipc: modes.ipc.kind === 'host' ? 'host' : hostConfig.IpcMode,
+    ipc: hostConfig.IpcMode,
+    sharedMemory: input.sharedMemory,
     initPath: hostConfig.Init === true ? INIT_PATH : undefined,
     writableCgroups: security.writableCgroups,
   });
@@ -166,7 +166,7 @@ export function specOf(input: SpecInput): OciSpec {
         blockDevices: input.blockDevices ?? {},
       }),
       cgroupsPath: `${cleanParent(hostConfig.CgroupParent || input.cgroupParent)}/${input.id}`,
-      namespaces: namespacesOf(modes, host),
+      namespaces: namespacesOf(modes, host.runtimeNamespaces),
       ...((input.devices ?? []).length > 0 ? { devices: (input.devices ?? []).map(ociDevice) } : {}),
       ...(seccomp === undefined ? {} : { seccomp }),
       ...(mounts.rootfsPropagation === undefined ? {} : { rootfsPropagation: mounts.rootfsPropagation }),
@@ -331,52 +331,6 @@ function rlimitOf(name: string, soft: number, hard: number): { type: string; har
     throw new AppError('invalid', `ulimit soft limit must be less than or equal to hard limit: ${soft} > ${hard}`);
   const limit = (value: number) => (value === -1 ? RLIMIT_UNLIMITED : BigInt(value));
   return { type: `RLIMIT_${name.toUpperCase()}`, hard: limit(hard), soft: limit(soft) };
-}
-
-interface NamespaceModes {
-  readonly network: NamespaceSource;
-  readonly uts: NamespaceSource;
-  readonly pid: NamespaceSource;
-  readonly ipc: NamespaceSource;
-  readonly cgroup: NamespaceSource;
-}
-
-function namespaceModesOf({ hostConfig, host, network, joinedPid }: SpecInput): NamespaceModes {
-  if (hostConfig.UsernsMode !== '' && hostConfig.UsernsMode !== 'host')
-    throw new AppError('invalid', `invalid user namespace mode: ${hostConfig.UsernsMode}`);
-  // Like Docker: on v2 a private one hides the host's tree, on v1 tools expect to see it.
-  const cgroupns = hostConfig.CgroupnsMode || (host.cgroupMode === 'v2' && !hostConfig.Privileged ? 'private' : 'host');
-  return {
-    network,
-    uts: modeOf('UTS', hostConfig.UTSMode, undefined),
-    pid: modeOf('PID', hostConfig.PidMode, joinedPid),
-    ipc: modeOf('IPC', hostConfig.IpcMode === 'none' ? 'private' : hostConfig.IpcMode, undefined),
-    cgroup: { kind: cgroupns },
-  };
-}
-
-function modeOf(name: string, mode: string, path: string | undefined): NamespaceSource {
-  if (mode === '' || mode === 'private') return { kind: 'private' };
-  if (mode === 'host') return { kind: 'host' };
-  if (mode.startsWith('container:') && path !== undefined) return { kind: 'path', path };
-  if (mode === 'shareable' || mode.startsWith('container:'))
-    throw new AppError('unsupported', `cannot use ${name} mode ${JSON.stringify(mode)}: use private or host`);
-  throw new AppError('invalid', `invalid ${name} mode: ${mode}`);
-}
-
-function namespacesOf(modes: NamespaceModes, host: SpecHost): readonly OciNamespace[] {
-  const list: OciNamespace[] = [{ type: 'mount' }];
-  const add = (type: string, source: NamespaceSource) => {
-    if (source.kind === 'private') list.push({ type });
-    if (source.kind === 'path') list.push({ type, path: source.path });
-  };
-  add('network', modes.network);
-  if (host.runtimeNamespaces.includes('time')) list.push({ type: 'time' });
-  add('uts', modes.uts);
-  add('pid', modes.pid);
-  add('ipc', modes.ipc);
-  add('cgroup', modes.cgroup);
-  return list;
 }
 
 const IPC_SYSCTL = /^(kernel\.(msgmax|msgmnb|msgmni|sem|shmall|shmmax|shmmni|shm_rmid_forced)|fs\.mqueue\..+)$/;

@@ -4,6 +4,7 @@
  *   <bundle>/attach  ctl                     conmon's socket (SOCK_SEQPACKET) and fifo
  *   <runDirectory>/<id>/conmon.pid  pid      conmon's, and the first process's
  *   <runDirectory>/<id>/exits/<id>           the exit code, once; renamed into place after the last byte of the log
+ *   <runDirectory>/<id>/cgroup              its cgroup, when that is not below the engine's own
  *   <runDirectory>/<id>/persist/oom          exists when the kernel killed something for want of memory
  *
  * conmon is moved to a cgroup of its own before it creates anything, so that stopping the engine's stops no container.
@@ -12,7 +13,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { constants, type FSWatcher, type Stats, watch } from 'node:fs';
-import { mkdir, open, readdir, readFile, rm, stat } from 'node:fs/promises';
+import { mkdir, open, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
@@ -88,6 +89,7 @@ class ConmonSupervisor implements ContainerSupervisor {
     const { id, bundle } = request;
     const files = filesOf(this.#options.runDirectory, id);
     await makeFresh(files, bundle);
+    if (request.cgroup !== undefined) await writeFile(files.cgroup, request.cgroup);
     try {
       const conmon = await this.#spawn({
         id,
@@ -192,8 +194,15 @@ class ConmonSupervisor implements ContainerSupervisor {
       await cgroups.remove(`${cgroupParent}/${name}`);
     }
     const names = await readdir(runDirectory).catch(() => []);
-    for (const name of names)
-      if (!valid.has(name)) await rm(join(runDirectory, name), { recursive: true, force: true });
+    for (const name of names.filter((each) => !valid.has(each))) {
+      const files = filesOf(runDirectory, name);
+      const cgroup = await readFile(files.cgroup, 'utf8').catch(() => undefined);
+      if (cgroup !== undefined) {
+        await cgroups.kill(cgroup);
+        await cgroups.remove(cgroup);
+      }
+      await rm(files.directory, { recursive: true, force: true });
+    }
   }
 
   close(): void {
@@ -304,6 +313,7 @@ interface RunFiles {
   readonly pid: string;
   readonly exits: string;
   readonly persist: string;
+  readonly cgroup: string;
 }
 
 function filesOf(runDirectory: string, id: string): RunFiles {
@@ -314,6 +324,7 @@ function filesOf(runDirectory: string, id: string): RunFiles {
     pid: join(directory, 'pid'),
     exits: join(directory, 'exits'),
     persist: join(directory, 'persist'),
+    cgroup: join(directory, 'cgroup'),
   };
 }
 

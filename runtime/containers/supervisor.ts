@@ -26,6 +26,8 @@ export interface LaunchRequest {
   readonly logPath: string;
   readonly terminal: boolean;
   readonly stdin: StdinMode;
+  /** The container's, when it is not below the engine's own parent: where to look for what is left of it. */
+  readonly cgroup?: string | undefined;
 }
 
 /** An extra process in a running container, on a terminal. */

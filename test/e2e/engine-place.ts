@@ -28,8 +28,8 @@ export interface EnginePlace extends AsyncDisposable {
   dockerOk(args: readonly string[], input?: string): Promise<string>;
   /** All of them, whatever they do: a test that failed must not fail the next one. */
   removeContainers(): Promise<void>;
-  /** Ends the engine by a signal and starts it again on the same directories. */
-  restart(signal: 'SIGTERM' | 'SIGKILL'): Promise<void>;
+  /** Ends the engine by a signal and starts it again on the same directories; `between` happens while there is none. */
+  restart(signal: 'SIGTERM' | 'SIGKILL', between?: () => void | Promise<void>): Promise<void>;
 }
 
 /** `args`: more arguments of the engine, which may name the registry. */
@@ -74,8 +74,9 @@ export async function openEnginePlace(
         throw new Error(`docker ${args.join(' ')} ended with code ${code}:\n${stdout}${stderr}\n${engine.output()}`);
       return stdout.replace(/\n$/, '');
     },
-    async restart(signal) {
+    async restart(signal, between) {
       await engine.end(signal);
+      await between?.();
       engine = await startEngine(host, options);
     },
     [Symbol.asyncDispose]: () => owned.disposeAsync(),

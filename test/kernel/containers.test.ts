@@ -10,6 +10,7 @@ import type { Containers, OutputChunk } from '../../runtime/containers/container
 import { createContainers, type LocalContainers } from '../../runtime/containers/containers-local.ts';
 import type { ContainerNetworks } from '../../runtime/containers/ports.ts';
 import { parseCreateRequest, parseExecRequest } from '../../runtime/containers/request.ts';
+import { createSharedMemory } from '../../runtime/containers/shared-memory.ts';
 import { createSpecBuilder } from '../../runtime/containers/spec-builder.ts';
 import { createEventLog, type EngineEvent } from '../../runtime/events.ts';
 import { createMounts } from '../../runtime/kernel/mount.ts';
@@ -121,6 +122,10 @@ async function openEngine(host: TestHost, busybox: BusyboxHost): Promise<Engine>
       cgroupParent: busybox.cgroupParent,
     }),
     volumes,
+    sharedMemory: createSharedMemory({
+      mounts: createMounts({ architecture: process.arch }),
+      directory: join(directory, 'shm'),
+    }),
     imageContent: async () => ({ kind: 'absent' }),
     layerBytes: async () => 0,
     changes: async () => [],

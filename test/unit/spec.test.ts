@@ -274,19 +274,26 @@ describe('namespaces and cgroups', () => {
   it('joins a namespace by its path', () => {
     const made = spec({
       network: { kind: 'path', path: '/run/netns/x' },
-      hostConfig: { PidMode: 'container:a' },
+      hostConfig: { PidMode: 'container:a', IpcMode: 'container:a' },
       joinedPid: '/proc/7/ns/pid',
+      joinedIpc: '/proc/7/ns/ipc',
+      sharedMemory: '/run/shm/a',
     });
+    expect(made.mounts).toContainEqual(
+      expect.objectContaining({ destination: '/dev/shm', type: 'bind', source: '/run/shm/a' }),
+    );
     expect(made.linux.namespaces).toEqual(
       expect.arrayContaining([
         { type: 'network', path: '/run/netns/x' },
         { type: 'pid', path: '/proc/7/ns/pid' },
+        { type: 'ipc', path: '/proc/7/ns/ipc' },
       ]),
     );
   });
 
   it.each<[string, Record<string, unknown>, RegExp]>([
-    ['IpcMode', { IpcMode: 'shareable' }, /shareable/],
+    ['IpcMode', { IpcMode: 'shared' }, /invalid IPC mode: shared/],
+    ['another UTS', { UTSMode: 'container:a' }, /invalid UTS mode: container:a/],
     ['PidMode', { PidMode: 'container:gone' }, /container:gone/],
     ['UsernsMode', { UsernsMode: 'keep-id' }, /keep-id/],
   ])('refuses %s', (_name, hostConfig, message) => {
