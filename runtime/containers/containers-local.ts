@@ -94,6 +94,7 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
         sharedMemory: ports.sharedMemory.pathOf(record.id),
       };
     },
+    isRestarting: (name) => tryFind(name)?.record.state.status === 'restarting',
     onRemoved(container) {
       byId.delete(container.id);
       idByName.delete(container.name);

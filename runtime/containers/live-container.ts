@@ -29,7 +29,7 @@ import type {
 } from './containers.ts';
 import type { FileView } from './files.ts';
 import type { ContainerLog } from './logs.ts';
-import { containerOfMode } from './namespaces.ts';
+import { containerOfMode, joinedContainers } from './namespaces.ts';
 import type { ContainerPorts, EtcPaths } from './ports.ts';
 import type { ExecRequest } from './request.ts';
 import { restartDelayMs, wantsRestart, wantsStartAtBoot } from './restart.ts';
@@ -49,6 +49,7 @@ export interface LivePorts extends ContainerPorts {
   readonly pidOf: (name: string) => number;
   /** Whose IPC namespace may be joined. @throws AppError 'not-found', 'conflict' */
   readonly ipcOf: (name: string) => SharedIpc;
+  readonly isRestarting: (name: string) => boolean;
   readonly etcOf: (name: string) => EtcPaths;
   readonly recordOf: (name: string) => ContainerRecord;
   /** The addresses of some container have changed. */
@@ -594,6 +595,8 @@ export class LiveContainer {
     this.#restartTimer = setTimeout(() => {
       void this.#exclusively(async () => {
         if (this.#record.state.status !== 'restarting') return;
+        // Whose namespaces it shares comes first, when both are being restarted.
+        if (joinedContainers(this.#record.hostConfig).some(this.#ports.isRestarting)) return this.#scheduleRestart(0);
         this.#patch({ restartCount: this.#record.restartCount + 1 });
         await this.#launch({});
       }).catch((error) => {

@@ -32,15 +32,18 @@ describe('namespaces of another container', () => {
     expect(await dockerOk(['inspect', '-f', '{{.HostConfig.IpcMode}}', 'owner'])).toBe('shareable');
   });
 
-  it('are found again after the host started anew, the owner first', async () => {
+  it('run again after both have ended, the owner first', async () => {
     await dockerOk(['update', '--restart', 'always', 'owner', 'guest']);
     const guest = await dockerOk(['inspect', '-f', '{{.State.Pid}}', 'guest']);
     const owner = await dockerOk(['inspect', '-f', '{{.State.Pid}}', 'owner']);
+    expect([guest, owner]).toEqual([expect.stringMatching(/^[1-9]\d+$/), expect.stringMatching(/^[1-9]\d+$/)]);
     // Everything that ran is gone when the next engine looks.
     await place.restart('SIGKILL', () => {
       for (const pid of [guest, owner]) process.kill(Number(pid), 'SIGKILL');
     });
-    expect(await dockerOk(['ps', '--format', '{{.Names}}', '--filter', 'status=running'])).toBe('guest\nowner');
+    await expect
+      .poll(() => dockerOk(['ps', '--format', '{{.Names}}', '--filter', 'status=running']), { timeout: 20_000 })
+      .toBe('guest\nowner');
     expect(await namespaceOf('guest', 'ipc')).toBe(await namespaceOf('owner', 'ipc'));
     await dockerOk(['rm', '-f', 'guest', 'owner']);
     expect(await readdir(join(place.host.runDir, 'engine', 'shm'))).toEqual([]);
