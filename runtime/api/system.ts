@@ -201,7 +201,7 @@ function infoJson(description: EngineDescription, counts: Counts): Record<string
       Volume: ['local'],
       Network: ['bridge', 'host', 'ipvlan', 'macvlan', 'null'],
       Authorization: null,
-      Log: ['json-file', 'none'],
+      Log: ['journald', 'json-file', 'local', 'syslog'],
     },
     MemoryLimit: has('memory'),
     SwapLimit: host.limitsSwap,

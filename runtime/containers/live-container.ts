@@ -99,7 +99,12 @@ export class LiveContainer {
     this.#ports = ports;
     this.#rootfs = join(ports.directory, record.id, 'rootfs');
     const directory = this.#directory;
-    this.#output = new ContainerOutput(() => this.#record, { directory, runDirectory: ports.runDirectory });
+    this.#output = new ContainerOutput(() => this.#record, {
+      directory,
+      runDirectory: ports.runDirectory,
+      hostname: ports.host.hostname,
+      warnings: ports.log,
+    });
     this.#network = new ContainerNetwork(
       () => this.#record,
       {
@@ -370,6 +375,8 @@ export class LiveContainer {
       return this.#forget();
     }
     if (state.status === 'dead') return;
+    // What a run before has left is handed on now.
+    if (!isAlive(state)) this.#output.forward(Promise.resolve());
     const log = await this.#output.open();
     const found = await this.#ports.supervisor.adopt(this.#launchRequest(log));
     if (found !== undefined && (await this.#isStored(found))) {
@@ -424,6 +431,7 @@ export class LiveContainer {
   /** Stops watching. */
   close(): void {
     clearTimeout(this.#restartTimer);
+    this.#output.close();
   }
 
   publish(action: string, attributes: Readonly<Record<string, string>> = {}): void {
@@ -513,6 +521,7 @@ export class LiveContainer {
       snapshots.mount(this.id, { throwAway: this.#record.hostConfig.AutoRemove }),
       this.#network.prepare(),
       this.#openIpc(),
+      this.#output.check(),
       this.#makeBindSources(),
     ]);
     this.#rootfs = rootfs;
@@ -556,6 +565,7 @@ export class LiveContainer {
   #runs(supervised: Supervised): void {
     this.#supervised = supervised;
     this.#run.launched.resolve(supervised);
+    this.#output.forward(this.#run.ended.promise);
   }
 
   /** Takes in the end of a run. Everything up to the first await happens at once, so nobody sees half of it. */
@@ -706,6 +716,7 @@ export class LiveContainer {
 
   async #deleteFiles(): Promise<void> {
     await this.#teardown;
+    await this.#output.drain();
     await this.#network.close();
     await this.#closeSharedMemory();
     await this.#ports.snapshots.remove(this.id);

@@ -49,6 +49,8 @@ export interface LogReadOptions extends DecodeOptions, Cancelable {
   readonly follow?: Promise<unknown> | undefined;
   /** Nothing that this reader has still to read is unlinked. */
   readonly pin?: boolean | undefined;
+  /** Waited for, with the place behind what has been read, each time the reader's reader has taken all of it. */
+  readonly onRead?: ((position: LogPosition) => Promise<void>) | undefined;
   /** Told how many bytes of log lie before the reader: while the log grows, and as the reader moves on. */
   readonly onLag?: ((bytes: number) => void) | undefined;
 }
@@ -207,9 +209,10 @@ class SegmentedLog implements ContainerLog {
           const { chunks, consumed } = decoder.decode(buffer.subarray(0, filled));
           isHeld = true;
           yield* chunks;
+          kept = filled - consumed;
+          await options.onRead?.({ segment: cursor.segment, byte: byte - kept });
           isHeld = false;
           if (decoder.isPast) return;
-          kept = filled - consumed;
           const next =
             filled === buffer.length && filled < READ_MAX_BYTES ? Buffer.allocUnsafeSlow(READ_MAX_BYTES) : buffer;
           buffer.copy(next, 0, consumed, filled);

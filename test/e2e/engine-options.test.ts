@@ -1,5 +1,10 @@
 /** What a container may have, of its host and of other containers, asked for by the docker CLI and by the API. */
+import { spawn } from 'node:child_process';
+import { createSocket } from 'node:dgram';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
+import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type EnginePlace, openEnginePlace } from './engine-place.ts';
@@ -82,5 +87,91 @@ describe('limits', () => {
       '77 500000000',
     );
     await dockerOk(['rm', '-f', 'both']);
+  });
+});
+
+describe('--log-driver', () => {
+  const say = (name: string, driver: readonly string[], script: string) =>
+    dockerOk(['run', '--name', name, '--log-driver', ...driver, image, 'sh', '-c', script]);
+
+  it('syslog hands lines on over UDP, TCP and a local socket, and logs reads them here', async () => {
+    const [udp, tcp] = [createSocket('udp4').bind(0, '127.0.0.1'), createServer().listen(0, '127.0.0.1')];
+    await Promise.all([once(udp, 'listening'), once(tcp, 'listening')]);
+    const local = join(place.host.root, 'syslog');
+    const receiver = spawn('socat', ['-u', `UNIX-RECV:${local}`, 'STDOUT'], { stdio: ['ignore', 'pipe', 'inherit'] });
+    const got = { udp: '', tcp: '', local: '' };
+    udp.on('message', (message) => (got.udp += `${message}\n`));
+    tcp.on('connection', (socket) => {
+      socket.unref();
+      socket.on('data', (bytes) => (got.tcp += bytes));
+    });
+    receiver.stdout.on('data', (bytes) => (got.local += bytes));
+    try {
+      await expect.poll(() => existsSync(local)).toBe(true);
+      const port = ({ port: number = 0 }: { port?: number }) => number;
+      await say(
+        'by-udp',
+        ['syslog', '--log-opt', `syslog-address=udp://127.0.0.1:${port(udp.address())}`, '--log-opt', 'tag={{.Name}}'],
+        'echo one; echo two >&2',
+      );
+      await say(
+        'by-tcp',
+        [
+          'syslog',
+          '--log-opt',
+          `syslog-address=tcp://127.0.0.1:${port(tcp.address() as { port: number })}`,
+          '--log-opt',
+          'syslog-format=rfc5424',
+          '--log-opt',
+          'syslog-facility=local0',
+        ],
+        'seq 1 2000; printf unended',
+      );
+      await say('by-socket', ['syslog', '--log-opt', `syslog-address=unix://${local}`], 'echo here');
+      await expect
+        .poll(() => got.udp)
+        .toMatch(/^<30>.* by-udp\[\d+\]: one\n<27>.* by-udp\[\d+\]: two\n$|^<27>.*two\n<30>.*one\n$/);
+      await expect.poll(() => got.tcp, { timeout: 5000 }).toMatch(/ - unended\n$/);
+      const numbers = got.tcp.split('\n').map((line) => / - (.*)$/.exec(line)?.[1]);
+      expect(numbers.slice(0, 2000)).toEqual(Array.from({ length: 2000 }, (_, index) => String(index + 1)));
+      expect(got.tcp).toMatch(/^<134>1 \d{4}-/);
+      await expect.poll(() => got.local).toMatch(/^<30>\w{3} [ \d]\d \d\d:\d\d:\d\d [0-9a-f]{12}\[\d+\]: here/);
+      expect(await docker(['logs', 'by-udp'])).toMatchObject({ stdout: 'one\n', stderr: 'two\n' });
+    } finally {
+      udp.close();
+      tcp.close();
+      receiver.kill('SIGKILL');
+      await docker(['rm', '-f', 'by-udp', 'by-tcp', 'by-socket']);
+    }
+  });
+
+  it('syslog waits for a server that is away, across a kill of the engine, and loses nothing', async () => {
+    const server = createServer().listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const { port } = server.address() as { port: number };
+    server.close();
+    await say(
+      'patient',
+      ['syslog', '--log-opt', `syslog-address=tcp://127.0.0.1:${port}`, '--log-opt', 'cache-disabled=true'],
+      'seq 1 50',
+    );
+    expect((await docker(['logs', 'patient'])).stderr).toContain('configured logging driver does not support reading');
+    await place.restart('SIGKILL', async () => {
+      server.listen(port, '127.0.0.1');
+      await once(server, 'listening');
+    });
+    let got = '';
+    const sockets = new Set<Socket>();
+    server.on('connection', (socket) => {
+      sockets.add(socket);
+      socket.on('data', (bytes) => (got += bytes));
+    });
+    try {
+      await expect.poll(() => got.split('\n').length - 1, { timeout: 20_000 }).toBe(50);
+    } finally {
+      for (const socket of sockets) socket.destroy();
+      server.close();
+      await docker(['rm', '-f', 'patient']);
+    }
   });
 });

@@ -153,7 +153,7 @@ describe('planContainer', () => {
     [{ HostConfig: { Binds: ['/a:/'] } }, "invalid specification: destination can't be '/'"],
     [{ HostConfig: { Binds: ['/a:b'] } }, "invalid mount path: 'b' mount path must be absolute"],
     [{ HostConfig: { ExtraHosts: ['db'] } }, 'bad format for add-host: "db"'],
-    [{ HostConfig: { LogConfig: { Type: 'syslog' } } }, 'the log driver "syslog" is not supported'],
+    [{ HostConfig: { LogConfig: { Type: 'gelf' } } }, 'the log driver "gelf" is not supported'],
     [{ HostConfig: { LogConfig: { Type: 'json-file', Config: { nope: '1' } } } }, "unknown log opt 'nope'"],
   ])('refuses %j', (body, words) => {
     expect(() => plan(body)).toThrow(words);
