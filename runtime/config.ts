@@ -80,6 +80,11 @@ const optionsAt = ({ root, runDir, socketPath }: EnginePlace) =>
       description: 'where subnets of networks are chosen from; those that the host already routes are left out',
       default: ['172.17.0.0/16', '172.18.0.0/15', '172.20.0.0/14', '172.24.0.0/13'],
     }),
+    cdiSpecDirs: listOption({
+      description:
+        'where vendors describe their devices (CDI specs), for --gpus and --device VENDOR/CLASS=NAME; later ones win',
+      default: ['/etc/cdi', '/var/run/cdi'],
+    }),
     logLevel: choiceOption({ description: 'least important lines to log', choices: LOG_LEVELS, default: 'info' }),
   }) as const;
 

@@ -12,6 +12,7 @@ export interface EngineDescription {
   readonly version: string;
   readonly rootDirectory: string;
   readonly isDebugging: boolean;
+  readonly cdiSpecDirs: readonly string[];
   readonly layerBackend: 'erofs' | 'directory';
   readonly runtime: ProgramDescription;
   readonly monitor: ProgramDescription;
@@ -99,6 +100,7 @@ export function describeEngine(options: DescribeOptions): EngineDescription {
     version: options.version,
     rootDirectory: config.root,
     isDebugging: config.logLevel === 'debug',
+    cdiSpecDirs: config.cdiSpecDirs,
     layerBackend: options.layerBackend,
     runtime: program(options.runtime),
     monitor: program('conmon'),

@@ -328,6 +328,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
       },
       init: (facts.programs.catatonit ?? facts.programs['tini-static'] ?? facts.programs['docker-init'])?.path,
       cgroupParent,
+      cdiDirectories: config.cdiSpecDirs,
     }),
     layerBytes: async (chain) => {
       const found = await Promise.all(chain.map((id) => layers.get(id)));

@@ -256,7 +256,7 @@ function infoJson(description: EngineDescription, counts: Counts): Record<string
     RuncCommit: { ID: '' },
     InitCommit: { ID: '' },
     SecurityOptions: host.hasSeccomp ? ['name=seccomp,profile=builtin'] : [],
-    CDISpecDirs: [],
+    CDISpecDirs: description.cdiSpecDirs,
     Warnings: description.warnings,
   };
 }

@@ -241,9 +241,16 @@ export function containerRequest(
       Links: atLeastOne(many('link')),
       VolumesFrom: atLeastOne(many('volumesFrom')),
       VolumeDriver: one('volumeDriver'),
-      Devices: atLeastOne(many('device').map(parseDevice)),
+      Devices: atLeastOne(
+        many('device')
+          .filter((entry) => !isCdiName(entry))
+          .map(parseDevice),
+      ),
       DeviceCgroupRules: atLeastOne(many('deviceCgroupRule')),
-      DeviceRequests: one('gpus') === undefined ? undefined : [parseGpus(one('gpus') ?? '')],
+      DeviceRequests: atLeastOne([
+        ...(one('gpus') === undefined ? [] : [parseGpus(one('gpus') ?? '')]),
+        ...(many('device').some(isCdiName) ? [{ Driver: 'cdi', DeviceIDs: many('device').filter(isCdiName) }] : []),
+      ]),
       BlkioDeviceReadBps: throttles(many('deviceReadBps'), parseBytes),
       BlkioDeviceWriteBps: throttles(many('deviceWriteBps'), parseBytes),
       BlkioDeviceReadIOps: throttles(many('deviceReadIops'), Number),
@@ -410,6 +417,11 @@ function parsePublished(
   }));
 }
 
+/** `vendor.com/class=name`: a device by CDI, not a path. */
+function isCdiName(entry: string): boolean {
+  return /^[A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*=[\w.:-]+$/.test(entry);
+}
+
 function parseDevice(entry: string): unknown {
   const [host = '', second, third] = entry.split(':');
   const isMode = second !== undefined && /^[rwm]+$/.test(second);
@@ -421,7 +433,11 @@ function parseDevice(entry: string): unknown {
 }
 
 function parseGpus(entry: string): unknown {
-  const fields = pairs(entry.split(','), '=');
+  // A field in quotes holds commas: '"device=0,1",driver=nvidia'.
+  const fields = pairs(
+    (entry.match(/"[^"]*"|[^,]+/g) ?? []).map((field) => field.replaceAll('"', '')),
+    '=',
+  );
   const count =
     entry === 'all'
       ? -1

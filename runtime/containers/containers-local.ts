@@ -27,6 +27,7 @@ import { HealthMonitor } from './health.ts';
 import { hostLinks } from './links.ts';
 import { checkFilters, isListed, isPrunable, matchesFilters } from './list.ts';
 import { LiveContainer, type LivePorts, type OpenFiles } from './live-container.ts';
+import { namesMatching } from './name-pattern.ts';
 import { generateName, nameConflict, parseName, resolveName } from './names.ts';
 import { joinedContainers } from './namespaces.ts';
 import { networkKindOf, planEndpoints, sandboxRequestOf } from './networking.ts';
@@ -212,10 +213,13 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
     checkFilters(filters);
     const all = options.all === true || (limit !== undefined && limit > 0);
     const ancestors = await resolveAncestors(filters.ancestor ?? []);
+    const names = [...byId.values()].map(({ name }) => name);
+    const named = new Map((filters.name ?? []).map((pattern) => [pattern, namesMatching(pattern, names)]));
     const context = {
       find: (name: string) => find(name).record,
       isImage: (record: ContainerRecord, name: string) =>
         record.imageName === name || ancestors.get(name) === record.imageId,
+      isNamed: (record: ContainerRecord, pattern: string) => named.get(pattern)?.has(record.name) === true,
     };
     const chosen = [...byId.values()]
       .map((container) => ({

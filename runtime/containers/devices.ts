@@ -5,6 +5,7 @@
 import { lstat, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AppError, hasCode } from '../../shared/errors.ts';
+import type { DeviceEdits } from './cdi.ts';
 import type { HostConfig } from './request.ts';
 import type { SpecDevice } from './spec.ts';
 import type { DeviceNumbers } from './spec-resources.ts';
@@ -28,6 +29,19 @@ export async function devicesOf(
   );
   const devices = hostConfig.Privileged ? [...(await hostDevices('/dev')), ...wanted.flat()] : wanted.flat();
   return [...new Map(devices.map((device) => [device.path, device])).values()];
+}
+
+/** Nodes that a CDI spec names, as they are on the host but for what it says. @throws as devicesOf */
+export async function nodesOf(nodes: DeviceEdits['nodes']): Promise<readonly SpecDevice[]> {
+  const found = nodes.map(async ({ hostPath, path, access, mode, uid, gid }) =>
+    (await named(hostPath, path, access)).map((device) => ({
+      ...device,
+      ...(mode !== undefined && { mode }),
+      ...(uid !== undefined && { uid }),
+      ...(gid !== undefined && { gid }),
+    })),
+  );
+  return (await Promise.all(found)).flat();
 }
 
 /** For SpecInput.blockDevices. */

@@ -131,6 +131,14 @@ const mount = z.object({
 export type MountRequest = Readonly<z.output<typeof mount>>;
 
 const device = z.object({ PathOnHost: text, PathInContainer: text, CgroupPermissions: text });
+const deviceRequest = z.object({
+  Driver: text,
+  Count: whole,
+  DeviceIDs: words,
+  Capabilities: list(z.array(z.string())),
+  Options: stringMap,
+});
+export type DeviceRequest = Readonly<z.output<typeof deviceRequest>>;
 const weightDevice = z.object({ Path: text, Weight: whole });
 /** Rate: bytes or operations per second. */
 const throttleDevice = z.object({ Path: text, Rate: whole });
@@ -158,7 +166,7 @@ const resourceFields = {
   CpusetMems: text,
   Devices: list(device),
   DeviceCgroupRules: words,
-  DeviceRequests: list(z.looseObject({})),
+  DeviceRequests: list(deviceRequest),
   KernelMemoryTCP: whole,
   MemoryReservation: whole,
   MemorySwap: whole,
@@ -305,7 +313,6 @@ export function parseCommitRequest(body: unknown): ContainerConfig | undefined {
 const UNBUILT: readonly (readonly [field: string, used: (request: CreateRequest) => boolean])[] = [
   ['HostConfig.Cgroup', ({ hostConfig }) => hostConfig.Cgroup !== ''],
   ['HostConfig.StorageOpt (--storage-opt)', ({ hostConfig }) => Object.keys(hostConfig.StorageOpt).length > 0],
-  ['HostConfig.DeviceRequests (--gpus)', ({ hostConfig }) => hostConfig.DeviceRequests.length > 0],
   ['HostConfig.Isolation (--isolation)', ({ hostConfig }) => !['', 'default'].includes(hostConfig.Isolation)],
   ['HostConfig.CpuCount (--cpu-count)', ({ hostConfig }) => hostConfig.CpuCount !== 0],
   ['HostConfig.CpuPercent (--cpu-percent)', ({ hostConfig }) => hostConfig.CpuPercent !== 0],

@@ -5,8 +5,9 @@
 import { lstat, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AppError } from '../../shared/errors.ts';
+import { deviceEditsOf } from './cdi.ts';
 import type { MountPoint } from './container.ts';
-import { blockDevicesOf, devicesOf } from './devices.ts';
+import { blockDevicesOf, devicesOf, nodesOf } from './devices.ts';
 import { containerOfMode } from './namespaces.ts';
 import type { SpecBuilder, SpecRequest } from './ports.ts';
 import type { HostConfig } from './request.ts';
@@ -20,6 +21,8 @@ export interface SpecBuilderOptions {
   /** The program for --init, undefined when none is installed. */
   readonly init: string | undefined;
   readonly cgroupParent: string;
+  /** Where CDI specs are; later ones win. */
+  readonly cdiDirectories: readonly string[];
 }
 
 export function createSpecBuilder(options: SpecBuilderOptions): SpecBuilder {
@@ -27,9 +30,10 @@ export function createSpecBuilder(options: SpecBuilderOptions): SpecBuilder {
     const { record, rootfs, etc, network, pidOf } = request;
     const { config } = record;
     const hostConfig = { ...record.hostConfig, Sysctls: { ...network.sysctls, ...record.hostConfig.Sysctls } };
-    const [user, devices, blockDevices, fileSources] = await Promise.all([
+    const [user, devices, deviceEdits, blockDevices, fileSources] = await Promise.all([
       userOf(rootfs, { user: config.User, groupAdd: hostConfig.GroupAdd }),
       devicesOf(hostConfig),
+      deviceEditsOf(hostConfig.DeviceRequests, options.cdiDirectories),
       blockDevicesOf(limitedDevices(hostConfig)),
       fileSourcesOf(record.mounts),
       refuseLinks(rootfs),
@@ -49,7 +53,8 @@ export function createSpecBuilder(options: SpecBuilderOptions): SpecBuilder {
       joinedPid: joined === undefined ? undefined : `/proc/${pidOf(joined)}/ns/pid`,
       joinedIpc: request.joinedIpc,
       sharedMemory: request.sharedMemory,
-      devices,
+      devices: deviceEdits === undefined ? devices : [...devices, ...(await nodesOf(deviceEdits.nodes))],
+      deviceEdits,
       blockDevices,
     };
   };

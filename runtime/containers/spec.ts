@@ -8,6 +8,7 @@
 import { AppError } from '../../shared/errors.ts';
 import type { CgroupMode } from '../kernel/cgroups.ts';
 import { capabilitiesOf } from './capabilities.ts';
+import type { DeviceEdits } from './cdi.ts';
 import type { MountPoint } from './container.ts';
 import { maskedPaths, READONLY_PATHS } from './guarded-paths.ts';
 import { commandOf, variableName } from './image-defaults.ts';
@@ -84,6 +85,8 @@ export interface SpecInput {
   readonly sharedMemory?: string | undefined;
   /** Those asked for, or all of the host's for a privileged container. */
   readonly devices?: readonly SpecDevice[] | undefined;
+  /** What devices by CDI add; their nodes are in `devices`. */
+  readonly deviceEdits?: Pick<DeviceEdits, 'env' | 'mounts' | 'hooks' | 'additionalGids'> | undefined;
   /** Numbers of the block devices that limits name, by path. */
   readonly blockDevices?: Readonly<Record<string, DeviceNumbers>> | undefined;
 }
@@ -109,6 +112,7 @@ export interface OciSpec {
   readonly root: { readonly path: string; readonly readonly?: true };
   readonly hostname?: string;
   readonly mounts: readonly OciMount[];
+  readonly hooks?: DeviceEdits['hooks'];
   readonly annotations?: Readonly<Record<string, string>>;
   readonly linux: {
     readonly sysctl: Readonly<Record<string, string>>;
@@ -136,7 +140,7 @@ export function specOf(input: SpecInput): OciSpec {
   const { hostConfig, host, paths } = input;
   const modes = namespaceModesOf({ ...input, cgroupMode: host.cgroupMode });
   const security = securityOptionsOf(hostConfig.SecurityOpt);
-  const process = processOf(input);
+  const process = processOf(withEdits(input));
   const masked = hostConfig.MaskedPaths ?? maskedPaths(host.thermalThrottlePaths);
   const mounts = mountsOf({
     hostConfig,
@@ -155,7 +159,8 @@ export function specOf(input: SpecInput): OciSpec {
     process,
     root: { path: paths.rootfs, ...(hostConfig.ReadonlyRootfs ? { readonly: true } : {}) },
     ...(modes.uts.kind === 'host' ? {} : { hostname: input.config.Hostname }),
-    mounts: mounts.list,
+    mounts: [...mounts.list, ...(input.deviceEdits?.mounts ?? [])],
+    ...(input.deviceEdits === undefined ? {} : { hooks: input.deviceEdits.hooks }),
     ...(Object.keys(hostConfig.Annotations).length > 0 ? { annotations: hostConfig.Annotations } : {}),
     linux: {
       sysctl: sysctlsOf(input, modes),
@@ -174,6 +179,17 @@ export function specOf(input: SpecInput): OciSpec {
         ? {}
         : { maskedPaths: masked, readonlyPaths: hostConfig.ReadonlyPaths ?? READONLY_PATHS }),
     },
+  };
+}
+
+/** What a device needs wins over what the user and the image say. */
+function withEdits(input: SpecInput): SpecInput {
+  const { deviceEdits: edits, config, user } = input;
+  if (edits === undefined) return input;
+  return {
+    ...input,
+    config: { ...config, Env: [...config.Env, ...edits.env] },
+    user: { ...user, additionalGids: [...user.additionalGids, ...edits.additionalGids] },
   };
 }
 

@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { readdir } from 'node:fs/promises';
+import { mkdir, readdir, writeFile } from 'node:fs/promises';
 import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -12,7 +12,7 @@ import { type EnginePlace, openEnginePlace } from './engine-place.ts';
 let place: EnginePlace;
 let image: string;
 beforeAll(async () => {
-  place = await openEnginePlace();
+  place = await openEnginePlace((_registry, host) => ['--cdi-spec-dirs', join(host.root, 'cdi')]);
   image = place.image;
   await place.dockerOk(['pull', '-q', image]);
 });
@@ -156,15 +156,15 @@ describe('--log-driver', () => {
       'seq 1 50',
     );
     expect((await docker(['logs', 'patient'])).stderr).toContain('configured logging driver does not support reading');
-    await place.restart('SIGKILL', async () => {
-      server.listen(port, '127.0.0.1');
-      await once(server, 'listening');
-    });
     let got = '';
     const sockets = new Set<Socket>();
     server.on('connection', (socket) => {
       sockets.add(socket);
       socket.on('data', (bytes) => (got += bytes));
+    });
+    await place.restart('SIGKILL', async () => {
+      server.listen(port, '127.0.0.1');
+      await once(server, 'listening');
     });
     try {
       await expect.poll(() => got.split('\n').length - 1, { timeout: 20_000 }).toBe(50);
@@ -173,5 +173,61 @@ describe('--log-driver', () => {
       server.close();
       await docker(['rm', '-f', 'patient']);
     }
+  });
+});
+
+describe('devices by CDI', () => {
+  const spec = {
+    cdiVersion: '0.6.0',
+    kind: 'nvidia.com/gpu',
+    containerEdits: { env: ['COMMON=1'] },
+    devices: [
+      {
+        name: '0',
+        containerEdits: {
+          env: ['GPU=zero'],
+          deviceNodes: [{ path: '/dev/gpu0', hostPath: '/dev/zero', permissions: 'r' }],
+          mounts: [{ hostPath: '/etc/hostname', containerPath: '/opt/driver', options: ['ro', 'nosuid', 'nodev'] }],
+          additionalGids: [4242],
+        },
+      },
+      { name: 'all', containerEdits: { env: ['GPU=all'] } },
+      { name: 'new', containerEdits: { netDevices: [] } },
+    ],
+  };
+  beforeAll(async () => {
+    await mkdir(join(place.host.root, 'cdi'));
+    await writeFile(join(place.host.root, 'cdi', 'nvidia.yaml'), JSON.stringify(spec));
+  });
+
+  it('bring their nodes, mounts, variables and groups', async () => {
+    const script =
+      'echo $COMMON $GPU; stat -c %t:%T /dev/gpu0; cat /opt/driver >/dev/null; id -G; (echo >/dev/gpu0) 2>&1';
+    const { stdout } = await docker(['run', '--rm', '--gpus', 'device=0', image, 'sh', '-c', script]);
+    expect(stdout).toMatch(/^1 zero\n1:5\n.*4242.*\n/);
+    expect(await dockerOk(['run', '--rm', '--gpus', 'all', image, 'sh', '-c', 'echo $GPU'])).toBe('all');
+    expect(
+      await dockerOk([
+        'run',
+        '--rm',
+        '--device',
+        'nvidia.com/gpu=all',
+        '-e',
+        'GPU=mine',
+        image,
+        'sh',
+        '-c',
+        'echo $GPU',
+      ]),
+    ).toBe('all');
+  });
+
+  it.each([
+    [['--device', 'acme.org/thing=7'], 'unresolvable CDI devices acme.org/thing=7'],
+    [['--gpus', '2'], 'unresolvable CDI devices nvidia.com/gpu=1'],
+    [['--gpus', 'driver=acme,count=1'], 'could not select device driver "acme" with capabilities: [[gpu]]'],
+    [['--gpus', 'device=new'], 'netDevices'],
+  ])('refuse %j', async (flags, words) => {
+    expect((await docker(['run', '--rm', ...flags, image, 'true'])).stderr).toContain(words);
   });
 });

@@ -32,9 +32,9 @@ export interface EnginePlace extends AsyncDisposable {
   restart(signal: 'SIGTERM' | 'SIGKILL', between?: () => void | Promise<void>): Promise<void>;
 }
 
-/** `args`: more arguments of the engine, which may name the registry. */
+/** `args`: more arguments of the engine, which may name the registry and its directory. */
 export async function openEnginePlace(
-  args: (registry: RegistryProgram) => readonly string[] = () => [],
+  args: (registry: RegistryProgram, host: TestHost) => readonly string[] = () => [],
 ): Promise<EnginePlace> {
   await using undo = new AsyncDisposableStack();
   const host = undo.use(await testHost());
@@ -45,7 +45,7 @@ export async function openEnginePlace(
   await succeed('skopeo', ['copy', '--dest-tls-verify=false', `oci:${layout}:latest`, `docker://${image}`], {
     env: host.env,
   });
-  const options = { args: args(registry) };
+  const options = { args: args(registry, host) };
   let engine = await startEngine(host, options);
   const removeContainers = async () => {
     const listed = await docker(['ps', '-aq']);

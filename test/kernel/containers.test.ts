@@ -120,6 +120,7 @@ async function openEngine(host: TestHost, busybox: BusyboxHost): Promise<Engine>
       },
       init: undefined,
       cgroupParent: busybox.cgroupParent,
+      cdiDirectories: [],
     }),
     volumes,
     sharedMemory: createSharedMemory({
