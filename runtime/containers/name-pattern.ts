@@ -3,7 +3,7 @@
  * so one that could runs under a deadline, which interrupts it.
  */
 import { createContext, Script } from 'node:vm';
-import { AppError, hasCode } from '../../shared/errors.ts';
+import { AppError } from '../../shared/errors.ts';
 
 /** For all names together; the engine does nothing else meanwhile. */
 const DEADLINE_MS = 100;
@@ -30,7 +30,9 @@ function testUnderDeadline(pattern: string, names: readonly string[]): readonly 
   try {
     return TEST.runInContext(createContext({ pattern, names }), { timeout: DEADLINE_MS }) as readonly boolean[];
   } catch (cause) {
-    const reason = hasCode(cause, 'ERR_SCRIPT_EXECUTION_TIMEOUT') ? ': it takes too long' : '';
+    // Its class is the context's own, so hasCode does not know it.
+    const { code } = Object(cause) as { readonly code?: unknown };
+    const reason = code === 'ERR_SCRIPT_EXECUTION_TIMEOUT' ? ': it takes too long' : '';
     throw new AppError('invalid', `invalid filter 'name=${pattern}'${reason}`, { cause });
   }
 }
