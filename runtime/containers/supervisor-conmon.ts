@@ -11,28 +11,25 @@
  * Each exit directory belongs to one container or exec: a shared one would let an exec overwrite a container's code.
  * https://github.com/containers/conmon/blob/v2.1.6/docs/conmon.8.md
  */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { constants, type FSWatcher, type Stats, watch } from 'node:fs';
-import { mkdir, open, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { spawn } from 'node:child_process';
+import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
-import type { Readable, Writable } from 'node:stream';
-import { setTimeout as delay } from 'node:timers/promises';
-import { AppError, hasCode, isKind } from '../../shared/errors.ts';
+import { isKind, messageOf } from '../../shared/errors.ts';
 import type { Log } from '../../shared/log.ts';
 import type { Cancelable } from '../../shared/streams.ts';
 import type { Cgroups } from '../kernel/cgroups.ts';
 import { PROGRAM_PATH } from '../kernel/command.ts';
-import { type OciRuntime, runtimeFailure } from '../kernel/oci-runtime.ts';
+import type { OciRuntime } from '../kernel/oci-runtime.ts';
+import { filesOf, isConmon, makeFresh, type RunFiles, readExit, readNumber } from './conmon-files.ts';
+import { Conmon, commonArgs } from './conmon-process.ts';
+import { connectStdin, control, createBrake } from './conmon-streams.ts';
+import { ConmonWatch } from './conmon-watch.ts';
 import type {
   Adopted,
-  Brake,
   ContainerSupervisor,
   ExecLaunchRequest,
-  Exit,
   LaunchRequest,
   Monitored,
-  StdinMode,
   Supervised,
   SupervisedExec,
 } from './supervisor.ts';
@@ -53,20 +50,14 @@ export interface ConmonOptions {
 }
 
 const MONITORS = 'monitors';
+/** crun's words; seen once, on a host with no memory or processes to spare. */
+const INIT_LOST = /sync socket|read from the init process/;
 /** How often it is checked that conmons live; their exit files tell everything else at once. */
 const LIVENESS_MS = 5_000;
-const CREATE_TIMEOUT_MS = 120_000;
-/** Between conmon's death and its exit file there is nothing; between the process's and the file only a moment. */
-const EXIT_FILE_GRACE_MS = 2_000;
-const CTL_RETRIES = 50;
-const CTL_RETRY_MS = 10;
-/** Killed, by whom nobody knows. */
-const LOST_EXIT_CODE = 137;
 
 export function createConmonSupervisor(options: ConmonOptions): ContainerSupervisor {
   return new ConmonSupervisor(options);
 }
-
 class ConmonSupervisor implements ContainerSupervisor {
   readonly #options: ConmonOptions;
   readonly #watched = new Set<ConmonWatch>();
@@ -85,6 +76,20 @@ class ConmonSupervisor implements ContainerSupervisor {
   }
 
   async launch(request: LaunchRequest, options: Cancelable = {}): Promise<Supervised> {
+    try {
+      return await this.#launch(request, options);
+    } catch (error) {
+      // The runtime's child died while it was being set up: nothing of the container has run, so this is safe.
+      if (!INIT_LOST.test(messageOf(error))) throw error;
+      this.#options.log.warn('the runtime lost its first process, it is created again', {
+        containerId: request.id,
+        error,
+      });
+      return this.#launch(request, options);
+    }
+  }
+
+  async #launch(request: LaunchRequest, options: Cancelable): Promise<Supervised> {
     const { runtime } = this.#options;
     const { id, bundle } = request;
     const files = filesOf(this.#options.runDirectory, id);
@@ -305,327 +310,4 @@ interface SpawnRequest {
   /** conmon waits in its cgroup until then. */
   readonly ready?: Promise<unknown> | undefined;
   readonly waitForAttach?: boolean;
-}
-
-interface RunFiles {
-  readonly directory: string;
-  readonly conmonPid: string;
-  readonly pid: string;
-  readonly exits: string;
-  readonly persist: string;
-  readonly cgroup: string;
-}
-
-function filesOf(runDirectory: string, id: string): RunFiles {
-  const directory = join(runDirectory, id);
-  return {
-    directory,
-    conmonPid: join(directory, 'conmon.pid'),
-    pid: join(directory, 'pid'),
-    exits: join(directory, 'exits'),
-    persist: join(directory, 'persist'),
-    cgroup: join(directory, 'cgroup'),
-  };
-}
-
-/** An exit file of the run before would end the next one at once. */
-async function makeFresh(files: RunFiles, bundle: string): Promise<void> {
-  await rm(files.directory, { recursive: true, force: true });
-  await mkdir(files.directory, { recursive: true, mode: 0o700 });
-  await Promise.all([
-    mkdir(files.exits),
-    mkdir(files.persist),
-    ...['attach', 'ctl', 'winsz', 'oom'].map((name) => rm(join(bundle, name), { force: true })),
-  ]);
-}
-
-function commonArgs(
-  request: { readonly bundle: string; readonly logPath: string; readonly stdin: StdinMode },
-  context: { readonly id: string; readonly files: RunFiles; readonly runtime: OciRuntime },
-): string[] {
-  const { id, files, runtime } = context;
-  return [
-    '--api-version',
-    ...['-c', id, '-u', id, '-n', id],
-    ...['-r', runtime.program],
-    ...runtime.globalArgs.flatMap((argument) => ['--runtime-arg', argument]),
-    ...['-b', request.bundle],
-    ...['-p', files.pid, '-P', files.conmonPid],
-    ...['--exit-dir', files.exits, '--persist-dir', files.persist],
-    '--full-attach',
-    // A sync at every rotation would stop the container for as long as the disk takes.
-    ...['-l', `k8s-file:${request.logPath}`, '--no-sync-log', '--log-level', 'error'],
-    ...(request.stdin === 'none' ? [] : ['-i']),
-    ...(request.stdin === 'open' ? ['--leave-stdin-open'] : []),
-  ];
-}
-
-/** The conversation with a conmon that has just been started. */
-class Conmon {
-  readonly spawned: Promise<void>;
-  readonly #id: string;
-  readonly #child: ChildProcess;
-  readonly #lines: AsyncIterator<string>;
-  #stderr = '';
-
-  constructor(id: string, child: ChildProcess) {
-    this.#id = id;
-    this.#child = child;
-    this.spawned = new Promise((resolve, reject) => {
-      child.once('spawn', resolve);
-      child.once('error', (cause) =>
-        reject(new AppError('unsupported', `cannot start conmon: ${cause.message}; is it installed?`, { cause })),
-      );
-    });
-    this.spawned.catch(() => {});
-    this.#lines = createInterface({ input: this.#readable(3) })[Symbol.asyncIterator]();
-    this.#readable(2).on('data', (bytes: Buffer) => {
-      this.#stderr = `${this.#stderr}${bytes}`.slice(-4096);
-    });
-    for (const stream of child.stdio) stream?.on('error', () => {});
-  }
-
-  /** One byte: first "you are in your cgroup", then, for an exec, "start it". */
-  go(): void {
-    this.#writable(4).write('\0');
-  }
-
-  async attachable(): Promise<void> {
-    const lines = createInterface({ input: this.#readable(5) })[Symbol.asyncIterator]();
-    const { done } = await lines.next();
-    if (done === true) throw this.#failure('start', this.#stderr);
-  }
-
-  /** The next `{"data": n}`. A negative n is a failure, told in the runtime's words. */
-  async nextNumber(verb: string, signal: AbortSignal | undefined): Promise<number> {
-    const deadline = AbortSignal.any([
-      AbortSignal.timeout(CREATE_TIMEOUT_MS),
-      ...(signal === undefined ? [] : [signal]),
-    ]);
-    const aborted = Promise.withResolvers<never>();
-    const onAbort = () =>
-      aborted.reject(new AppError('timeout', `cannot ${verb} container ${JSON.stringify(this.#id)}: it was cancelled`));
-    deadline.addEventListener('abort', onAbort, { once: true });
-    try {
-      const { done, value } = await Promise.race([this.#lines.next(), aborted.promise]);
-      const report = done === true ? undefined : parseReport(value);
-      if (report === undefined) throw this.#failure(verb, this.#stderr);
-      if (report.data < 0) throw this.#failure(verb, report.message ?? this.#stderr);
-      return report.data;
-    } catch (error) {
-      this.abandon();
-      throw error;
-    } finally {
-      deadline.removeEventListener('abort', onAbort);
-    }
-  }
-
-  /** Lets go: conmon goes on without us. */
-  release(): void {
-    for (const stream of this.#child.stdio) stream?.destroy();
-    this.#child.unref();
-  }
-
-  /** Ends a conmon that has not started anything yet; one that has is ended by deleting its container. */
-  abandon(): void {
-    this.#child.kill('SIGKILL');
-    this.release();
-  }
-
-  /** What it complained about, if it did. */
-  lastWords(): AppError | undefined {
-    return this.#stderr === '' ? undefined : this.#failure('start the monitor of', this.#stderr);
-  }
-
-  #failure(verb: string, words: string): AppError {
-    return runtimeFailure(verb, this.#id, words);
-  }
-
-  #readable(fd: 2 | 3 | 5): Readable {
-    const stream = this.#pipe(fd);
-    if (stream !== undefined && 'read' in stream) return stream;
-    throw new AppError('unavailable', `cannot hear conmon: it has no pipe ${fd}`);
-  }
-
-  #writable(fd: 4): Writable {
-    const stream = this.#pipe(fd);
-    if (stream !== undefined && 'write' in stream) return stream;
-    throw new AppError('unavailable', `cannot talk to conmon: it has no pipe ${fd}`);
-  }
-
-  #pipe(fd: number): Readable | Writable | undefined {
-    return Array.from(this.#child.stdio)[fd] ?? undefined;
-  }
-}
-
-function parseReport(line: string): { readonly data: number; readonly message?: string } | undefined {
-  const value: unknown = JSON.parse(line);
-  if (typeof value !== 'object' || value === null || !('data' in value) || typeof value.data !== 'number')
-    return undefined;
-  return 'message' in value && typeof value.message === 'string'
-    ? { data: value.data, message: value.message }
-    : { data: value.data };
-}
-
-/** Turns the exit file, or conmon's death without one, into a promise. */
-class ConmonWatch {
-  readonly exited: Promise<Exit>;
-  readonly #options: { readonly exitName: string; readonly files: RunFiles; readonly now: () => Date };
-  readonly #watcher: FSWatcher | undefined;
-  readonly #resolve: (exit: Exit) => void;
-
-  constructor(options: { readonly exitName: string; readonly files: RunFiles; readonly now: () => Date }) {
-    this.#options = options;
-    const { promise, resolve } = Promise.withResolvers<Exit>();
-    this.exited = promise;
-    this.#resolve = resolve;
-    this.#watcher = watchIfThere(options.files.exits, (name) => {
-      if (name === options.exitName) this.#look();
-    });
-    // It may have ended before we watched.
-    this.#look();
-  }
-
-  /** A conmon that was killed writes no exit file, and nobody watches its container any more. */
-  async checkLiveness(): Promise<void> {
-    const { files, now } = this.#options;
-    if (await this.#check()) return;
-    const pid = await readNumber(files.conmonPid);
-    if (pid !== undefined && (await isConmon(pid))) return;
-    await delay(EXIT_FILE_GRACE_MS, undefined, { ref: false });
-    if (await this.#check()) return;
-    this.#end({ code: LOST_EXIT_CODE, oomKilled: false, finishedAt: now() });
-  }
-
-  stop(): void {
-    this.#watcher?.close();
-  }
-
-  /** What cannot be read just now, for want of descriptors or memory, is found by checkLiveness. */
-  #look(): void {
-    this.#check().catch(() => {});
-  }
-
-  async #check(): Promise<boolean> {
-    const exit = await readExit(this.#options.files, this.#options.exitName);
-    if (exit === undefined) return false;
-    this.#end(exit);
-    return true;
-  }
-
-  #end(exit: Exit): void {
-    this.stop();
-    this.#resolve(exit);
-  }
-}
-
-function watchIfThere(path: string, onName: (name: string | null) => void): FSWatcher | undefined {
-  try {
-    return watch(path, (_event, name) => onName(name)).on('error', () => {});
-  } catch (error) {
-    if (hasCode(error, 'ENOENT')) return undefined;
-    throw error;
-  }
-}
-
-async function readExit(files: RunFiles, exitName: string): Promise<Exit | undefined> {
-  const path = join(files.exits, exitName);
-  const code = await readNumber(path);
-  if (code === undefined) return undefined;
-  const [info, oom] = await Promise.all([path, join(files.persist, 'oom')].map(statIfThere));
-  return info === undefined ? undefined : { code, oomKilled: oom !== undefined, finishedAt: info.mtime };
-}
-
-async function statIfThere(path: string): Promise<Stats | undefined> {
-  try {
-    return await stat(path);
-  } catch (error) {
-    if (hasCode(error, 'ENOENT')) return undefined;
-    throw error;
-  }
-}
-
-async function readNumber(path: string): Promise<number | undefined> {
-  try {
-    const text = (await readFile(path, 'utf8')).trim();
-    return /^-?\d+$/.test(text) ? Number(text) : undefined;
-  } catch (error) {
-    if (hasCode(error, 'ENOENT')) return undefined;
-    throw error;
-  }
-}
-
-/** Process ids are used again, and a zombie keeps its own: a number from a file alone proves nothing. */
-async function isConmon(pid: number): Promise<boolean> {
-  try {
-    return / \(conmon\) [^ZX]/.test(await readFile(`/proc/${pid}/stat`, 'utf8'));
-  } catch (error) {
-    // Anything else says nothing about the process.
-    if (hasCode(error, 'ENOENT', 'ESRCH')) return false;
-    throw error;
-  }
-}
-
-/** Writes to conmon's control fifo. Opening it fails with ENXIO until conmon reads it. */
-async function control(bundle: string, message: string): Promise<void> {
-  for (let attempt = 0; ; attempt += 1) {
-    try {
-      await using handle = await open(join(bundle, 'ctl'), constants.O_WRONLY | constants.O_NONBLOCK);
-      await handle.write(message);
-      return;
-    } catch (cause) {
-      if (!hasCode(cause, 'ENXIO', 'ENOENT')) throw cause;
-      if (attempt === CTL_RETRIES)
-        throw new AppError('conflict', 'cannot control the container: its monitor has ended', { cause });
-      await delay(CTL_RETRY_MS);
-    }
-  }
-}
-
-/**
- * Node opens no SOCK_SEQPACKET sockets; socat does. Output that comes back is thrown away, but it must be read: a
- * client of the attach socket that does not read stops conmon and the container. Packets are at most 32 KiB there.
- */
-async function connectStdin(socat: string, bundle: string): Promise<Writable> {
-  const child = spawn(socat, ['-b', '32768', 'STDIN!!OPEN:/dev/null,wronly', 'UNIX-CONNECT:attach,type=5'], {
-    stdio: ['pipe', 'ignore', 'ignore'],
-    cwd: bundle,
-    env: { PATH: PROGRAM_PATH },
-  });
-  await started(child, socat);
-  child.unref();
-  // The container may end, or close its stdin, at any time: that is no error of the one who writes.
-  const { stdin } = child;
-  stdin.on('error', () => stdin.destroy());
-  child.on('exit', () => stdin.destroy());
-  return stdin;
-}
-
-/** A client of the attach socket that reads only while it is released. It is connected when it is first needed. */
-function createBrake(socat: string, bundle: string): Brake {
-  let child: ChildProcess | undefined;
-  return {
-    hold() {
-      if (child !== undefined) return void child.stdout?.pause();
-      child = spawn(socat, ['-u', '-b', '32768', 'UNIX-CONNECT:attach,type=5', 'STDOUT'], {
-        stdio: ['ignore', 'pipe', 'ignore'],
-        cwd: bundle,
-        env: { PATH: PROGRAM_PATH },
-      });
-      child.on('error', () => {});
-      child.unref();
-      child.stdout?.on('data', () => {}).pause();
-    },
-    release: () => void child?.stdout?.resume(),
-    close: () => void child?.kill('SIGKILL'),
-  };
-}
-
-function started(child: ChildProcess, program: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    child.once('spawn', resolve);
-    child.once('error', (cause) =>
-      reject(new AppError('unsupported', `cannot start ${program}: ${cause.message}; is it installed?`, { cause })),
-    );
-  });
 }

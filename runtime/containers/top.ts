@@ -11,7 +11,9 @@ export async function processesOf(pids: readonly number[], psArguments: string):
   const args = psArguments.split(/\s+/).filter(Boolean);
   for (const argument of args)
     if (!ARGUMENT.test(argument)) throw new AppError('invalid', `invalid ps argument: ${JSON.stringify(argument)}`);
-  const { exitCode, stdout, stderr } = await runCommand('ps', args);
+  // Without a list ps chooses by terminal, which is ours and not the container's; where -e or a chooses all, it refuses one.
+  const listed = await runCommand('ps', [...args, `-q${pids.join(',')}`]);
+  const { exitCode, stdout, stderr } = listed.exitCode === 0 ? listed : await runCommand('ps', args);
   if (exitCode !== 0) throw new AppError('invalid', `ps: ${stderr.trim()}`);
   return parsePs(stdout, new Set(pids));
 }

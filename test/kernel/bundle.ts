@@ -37,8 +37,8 @@ export interface BusyboxHost {
   readonly rootfs: string;
   /** config.json of a process in this cgroup. */
   config(cgroup: string, options: { readonly args: readonly string[]; readonly terminal: boolean }): object;
-  /** Another engine over the same directories. */
-  supervisor(): ContainerSupervisor;
+  /** Another engine over the same directories; `program` instead of crun. */
+  supervisor(program?: string): ContainerSupervisor;
   /** Answers the bundle's directory. */
   bundle(id: string, options: { readonly args: readonly string[]; readonly terminal?: boolean }): Promise<string>;
 }
@@ -60,9 +60,9 @@ export async function busyboxHost(host: TestHost): Promise<BusyboxHost> {
     cgroupParent,
     rootfs,
     config: (cgroup, options) => configOf(cgroup, { ...options, rootfs }),
-    supervisor: () =>
+    supervisor: (program = '/usr/bin/crun') =>
       createConmonSupervisor({
-        runtime,
+        runtime: createOciRuntime({ name: 'crun', program, root: join(host.runDir, 'crun') }),
         cgroups,
         cgroupParent,
         runDirectory: join(host.runDir, 'containers'),

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { writeFile } from 'node:fs/promises';
+import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -261,4 +261,25 @@ it('runs an exec on a terminal without touching the exit code of the container',
     await exec.delete();
     expect((await run.busybox.runtime.state('c1'))?.status).toBe('running');
     await container.delete();
+  }));
+
+it('creates once more when the runtime lost its first process, and does not when it says why', () =>
+  withHost(async ({ host, busybox }) => {
+    const program = join(host.root, 'runtime');
+    const failing = (words: string) =>
+      `#!/bin/sh\ncase "$*" in *" create "*) if mkdir ${host.root}/failed 2>/dev/null; then echo "${words}" >&2; exit 1; fi;; esac\nexec /usr/bin/crun "$@"\n`;
+    const start = async (words: string) => {
+      await writeFile(program, failing(words), { mode: 0o755 });
+      const supervisor = busybox.supervisor(program);
+      const bundle = await busybox.bundle('c1', { args: ['true'] });
+      const log = await openContainerLog(join(host.root, 'output', 'c1'), LIMITS);
+      try {
+        return await supervisor.launch({ id: 'c1', bundle, logPath: log.path, terminal: false, stdin: 'none' });
+      } finally {
+        supervisor.close();
+      }
+    };
+    await (await start('sync socket: Connection reset by peer')).delete();
+    await rm(join(host.root, 'failed'), { recursive: true });
+    await expect(start('no such rootfs')).rejects.toThrow('no such rootfs');
   }));

@@ -1,0 +1,138 @@
+/** conmon's command line, and the conversation with one that has just been started. */
+import type { ChildProcess } from 'node:child_process';
+import { createInterface } from 'node:readline';
+import type { Readable, Writable } from 'node:stream';
+import { AppError } from '../../shared/errors.ts';
+import { type OciRuntime, runtimeFailure } from '../kernel/oci-runtime.ts';
+import type { RunFiles } from './conmon-files.ts';
+import type { StdinMode } from './supervisor.ts';
+
+const CREATE_TIMEOUT_MS = 120_000;
+
+export function commonArgs(
+  request: { readonly bundle: string; readonly logPath: string; readonly stdin: StdinMode },
+  context: { readonly id: string; readonly files: RunFiles; readonly runtime: OciRuntime },
+): string[] {
+  const { id, files, runtime } = context;
+  return [
+    '--api-version',
+    ...['-c', id, '-u', id, '-n', id],
+    ...['-r', runtime.program],
+    ...runtime.globalArgs.flatMap((argument) => ['--runtime-arg', argument]),
+    ...['-b', request.bundle],
+    ...['-p', files.pid, '-P', files.conmonPid],
+    ...['--exit-dir', files.exits, '--persist-dir', files.persist],
+    '--full-attach',
+    // A sync at every rotation would stop the container for as long as the disk takes.
+    ...['-l', `k8s-file:${request.logPath}`, '--no-sync-log', '--log-level', 'error'],
+    ...(request.stdin === 'none' ? [] : ['-i']),
+    ...(request.stdin === 'open' ? ['--leave-stdin-open'] : []),
+  ];
+}
+
+/** The conversation with a conmon that has just been started. */
+export class Conmon {
+  readonly spawned: Promise<void>;
+  readonly #id: string;
+  readonly #child: ChildProcess;
+  readonly #lines: AsyncIterator<string>;
+  #stderr = '';
+
+  constructor(id: string, child: ChildProcess) {
+    this.#id = id;
+    this.#child = child;
+    this.spawned = new Promise((resolve, reject) => {
+      child.once('spawn', resolve);
+      child.once('error', (cause) =>
+        reject(new AppError('unsupported', `cannot start conmon: ${cause.message}; is it installed?`, { cause })),
+      );
+    });
+    this.spawned.catch(() => {});
+    this.#lines = createInterface({ input: this.#readable(3) })[Symbol.asyncIterator]();
+    this.#readable(2).on('data', (bytes: Buffer) => {
+      this.#stderr = `${this.#stderr}${bytes}`.slice(-4096);
+    });
+    for (const stream of child.stdio) stream?.on('error', () => {});
+  }
+
+  /** One byte: first "you are in your cgroup", then, for an exec, "start it". */
+  go(): void {
+    this.#writable(4).write('\0');
+  }
+
+  async attachable(): Promise<void> {
+    const lines = createInterface({ input: this.#readable(5) })[Symbol.asyncIterator]();
+    const { done } = await lines.next();
+    if (done === true) throw this.#failure('start', this.#stderr);
+  }
+
+  /** The next `{"data": n}`. A negative n is a failure, told in the runtime's words. */
+  async nextNumber(verb: string, signal: AbortSignal | undefined): Promise<number> {
+    const deadline = AbortSignal.any([
+      AbortSignal.timeout(CREATE_TIMEOUT_MS),
+      ...(signal === undefined ? [] : [signal]),
+    ]);
+    const aborted = Promise.withResolvers<never>();
+    const onAbort = () =>
+      aborted.reject(new AppError('timeout', `cannot ${verb} container ${JSON.stringify(this.#id)}: it was cancelled`));
+    deadline.addEventListener('abort', onAbort, { once: true });
+    try {
+      const { done, value } = await Promise.race([this.#lines.next(), aborted.promise]);
+      const report = done === true ? undefined : parseReport(value);
+      if (report === undefined) throw this.#failure(verb, this.#stderr);
+      if (report.data < 0) throw this.#failure(verb, report.message ?? this.#stderr);
+      return report.data;
+    } catch (error) {
+      this.abandon();
+      throw error;
+    } finally {
+      deadline.removeEventListener('abort', onAbort);
+    }
+  }
+
+  /** Lets go: conmon goes on without us. */
+  release(): void {
+    for (const stream of this.#child.stdio) stream?.destroy();
+    this.#child.unref();
+  }
+
+  /** Ends a conmon that has not started anything yet; one that has is ended by deleting its container. */
+  abandon(): void {
+    this.#child.kill('SIGKILL');
+    this.release();
+  }
+
+  /** What it complained about, if it did. */
+  lastWords(): AppError | undefined {
+    return this.#stderr === '' ? undefined : this.#failure('start the monitor of', this.#stderr);
+  }
+
+  #failure(verb: string, words: string): AppError {
+    return runtimeFailure(verb, this.#id, words);
+  }
+
+  #readable(fd: 2 | 3 | 5): Readable {
+    const stream = this.#pipe(fd);
+    if (stream !== undefined && 'read' in stream) return stream;
+    throw new AppError('unavailable', `cannot hear conmon: it has no pipe ${fd}`);
+  }
+
+  #writable(fd: 4): Writable {
+    const stream = this.#pipe(fd);
+    if (stream !== undefined && 'write' in stream) return stream;
+    throw new AppError('unavailable', `cannot talk to conmon: it has no pipe ${fd}`);
+  }
+
+  #pipe(fd: number): Readable | Writable | undefined {
+    return Array.from(this.#child.stdio)[fd] ?? undefined;
+  }
+}
+
+function parseReport(line: string): { readonly data: number; readonly message?: string } | undefined {
+  const value: unknown = JSON.parse(line);
+  if (typeof value !== 'object' || value === null || !('data' in value) || typeof value.data !== 'number')
+    return undefined;
+  return 'message' in value && typeof value.message === 'string'
+    ? { data: value.data, message: value.message }
+    : { data: value.data };
+}
