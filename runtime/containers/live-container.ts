@@ -7,12 +7,13 @@
  * and what a run leaves (its exit code, above all) is deleted only after its end is stored. What was not stored yet is
  * found again by `adopt`.
  */
-import { mkdir, rm, stat, writeFile } from 'node:fs/promises';
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AppError, isKind, messageOf } from '../../shared/errors.ts';
 import { parseSignal } from '../../shared/signals.ts';
 import type { Cancelable } from '../../shared/streams.ts';
 import { type ContainerEvent, type ContainerRecord, endedOf, exitCodeOf, isAlive, transition } from './container.ts';
+import { type BundlePorts, ContainerBundle } from './container-bundle.ts';
 import { ContainerNetwork } from './container-network.ts';
 import { ContainerOutput } from './container-output.ts';
 import type { ContainerStore } from './container-store.ts';
@@ -28,13 +29,12 @@ import type {
   WaitResult,
 } from './containers.ts';
 import type { FileView } from './files.ts';
-import type { ContainerLog } from './logs.ts';
-import { containerOfMode, joinedContainers } from './namespaces.ts';
+import { joinedContainers } from './namespaces.ts';
 import type { ContainerPorts, EtcPaths } from './ports.ts';
 import type { ExecRequest } from './request.ts';
 import { restartDelayMs, wantsRestart, wantsStartAtBoot } from './restart.ts';
 import { startFailure } from './start-failure.ts';
-import type { Adopted, Exit, LaunchRequest, StdinMode, Supervised } from './supervisor.ts';
+import type { Adopted, Exit, Supervised } from './supervisor.ts';
 import { Waiters } from './waiters.ts';
 
 const SIGKILL = 9;
@@ -44,11 +44,8 @@ const KILL_MS = 15_000;
 /** The engine cannot know how a run ended that the host's own end took along. */
 const LOST_EXIT_CODE = 255;
 
-export interface LivePorts extends ContainerPorts {
+export interface LivePorts extends ContainerPorts, BundlePorts {
   readonly store: ContainerStore;
-  readonly pidOf: (name: string) => number;
-  /** Whose IPC namespace may be joined. @throws AppError 'not-found', 'conflict' */
-  readonly ipcOf: (name: string) => SharedIpc;
   readonly isRestarting: (name: string) => boolean;
   readonly etcOf: (name: string) => EtcPaths;
   readonly recordOf: (name: string) => ContainerRecord;
@@ -59,12 +56,6 @@ export interface LivePorts extends ContainerPorts {
   /** A run has begun, or was found again. */
   readonly onStarted: (container: LiveContainer) => void;
   readonly onEnded: (container: LiveContainer) => void;
-}
-
-/** What a container shares that others may join. */
-export interface SharedIpc {
-  readonly joinedIpc?: string;
-  readonly sharedMemory?: string;
 }
 
 /** One run to come or under way. */
@@ -79,13 +70,12 @@ export class LiveContainer {
   readonly #ports: LivePorts;
   readonly #output: ContainerOutput;
   readonly #network: ContainerNetwork;
+  readonly #bundle: ContainerBundle;
   readonly #waiters = new Waiters(() => this.#waitResult());
   #record: ContainerRecord;
   #queue: Promise<unknown> = Promise.resolve();
   #run: Run = newRun();
   #supervised: Supervised | undefined;
-  /** Where it is mounted while it runs. */
-  #rootfs: string;
   /** What the last run leaves is being put away. */
   #teardown: Promise<void> = Promise.resolve();
   #restartTimer: NodeJS.Timeout | undefined;
@@ -97,7 +87,6 @@ export class LiveContainer {
   constructor(record: ContainerRecord, ports: LivePorts) {
     this.#record = record;
     this.#ports = ports;
-    this.#rootfs = join(ports.directory, record.id, 'rootfs');
     const directory = this.#directory;
     this.#output = new ContainerOutput(() => this.#record, {
       directory,
@@ -114,6 +103,7 @@ export class LiveContainer {
       },
       ports,
     );
+    this.#bundle = new ContainerBundle(() => this.#record, { directory, network: this.#network, ports });
   }
 
   get record(): ContainerRecord {
@@ -144,16 +134,7 @@ export class LiveContainer {
   }
   /** Text of process.json for an exec in what runs. */
   execProcess(request: ExecRequest): Promise<string> {
-    const { spec, pidOf } = this.#ports;
-    const network = this.#network.spec();
-    return spec.process({
-      record: this.#linkedRecord(),
-      rootfs: this.#rootfs,
-      etc: this.etcPaths,
-      network,
-      pidOf,
-      request,
-    });
+    return this.#bundle.execProcess(request);
   }
   get output(): Pick<ContainerOutput, 'path' | 'diskBytes'> {
     return this.#output;
@@ -164,7 +145,7 @@ export class LiveContainer {
     const { store, snapshots } = this.#ports;
     try {
       await snapshots.prepare(this.id, this.#record.chain);
-      await mkdir(this.#bundle, { recursive: true, mode: 0o700 });
+      await this.#bundle.create();
       await store.insert(this.#record);
     } catch (error) {
       await this.#deleteFiles();
@@ -378,7 +359,7 @@ export class LiveContainer {
     // What a run before has left is handed on now.
     if (!isAlive(state)) this.#output.forward(Promise.resolve());
     const log = await this.#output.open();
-    const found = await this.#ports.supervisor.adopt(this.#launchRequest(log));
+    const found = await this.#ports.supervisor.adopt(this.#bundle.launchRequest(log.path, this.cgroup));
     if (found !== undefined && (await this.#isStored(found))) {
       await found.supervised.delete();
       await this.#ports.snapshots.unmount(this.id);
@@ -405,7 +386,7 @@ export class LiveContainer {
       if (hostConfig.AutoRemove) return this.#removeItself();
     } else if (state.status === 'restarting') await this.#apply({ type: 'restart-cancelled' });
     await this.#network.close();
-    await this.#closeSharedMemory();
+    await this.#bundle.close();
     const ran = isAlive(state) || state.status === 'restarting';
     if (
       ran
@@ -496,16 +477,20 @@ export class LiveContainer {
     const { snapshots, supervisor, volumes } = this.#ports;
     await using undo = new AsyncDisposableStack();
     undo.defer(() => snapshots.unmount(this.id));
-    undo.defer(() => this.#closeSharedMemory());
+    undo.defer(() => this.#bundle.close());
     undo.defer(() => this.#network.close());
     await using attached = await volumes.attach(this.id, volumeParts(this.#record));
     undo.defer(() => volumes.detach(this.id));
+    await this.#output.check();
     const log = await this.#output.open();
-    const ready = this.#makeBundle(attached.sources);
+    const ready = this.#bundle.make(attached.sources);
     const settled = ready.catch(() => {});
     // Whatever fails first, nothing is still being made when the rest is taken back.
     undo.defer(() => settled);
-    const supervised = await supervisor.launch({ ...this.#launchRequest(log), ready }, options);
+    const supervised = await supervisor.launch(
+      { ...this.#bundle.launchRequest(log.path, this.cgroup), ready },
+      options,
+    );
     undo.defer(() => supervised.delete());
     this.#run.launched.resolve(supervised);
     // Before it prints: clients ask for what it has logged since then.
@@ -513,53 +498,6 @@ export class LiveContainer {
     await supervised.start();
     undo.move();
     return { supervised, startedAt };
-  }
-
-  async #makeBundle(volumeSources: readonly string[]): Promise<void> {
-    const { snapshots, spec, pidOf } = this.#ports;
-    const [{ rootfs }, network, ipc] = await Promise.all([
-      snapshots.mount(this.id, { throwAway: this.#record.hostConfig.AutoRemove }),
-      this.#network.prepare(),
-      this.#openIpc(),
-      this.#output.check(),
-      this.#makeBindSources(),
-    ]);
-    this.#rootfs = rootfs;
-    const record = { ...this.#linkedRecord(), mounts: withSources(this.#record.mounts, volumeSources) };
-    const config = await spec.container({ record, rootfs, etc: this.etcPaths, network, pidOf, ...ipc });
-    await writeFile(join(this.#bundle, 'config.json'), config, { mode: 0o600 });
-  }
-
-  /** With what links add to its environment. */
-  #linkedRecord(): ContainerRecord {
-    const { config } = this.#record;
-    return { ...this.#record, config: { ...config, Env: [...this.#network.variables, ...config.Env] } };
-  }
-
-  /** What it shares with others, or others with it. */
-  async #openIpc(): Promise<SharedIpc> {
-    const { IpcMode, ShmSize } = this.#record.hostConfig;
-    const joined = containerOfMode(IpcMode);
-    if (joined !== undefined) return this.#ports.ipcOf(joined);
-    if (IpcMode !== 'shareable') return {};
-    await this.#ports.sharedMemory.open(this.id, ShmSize);
-    return { sharedMemory: this.#ports.sharedMemory.pathOf(this.id) };
-  }
-
-  async #closeSharedMemory(): Promise<void> {
-    if (this.#record.hostConfig.IpcMode === 'shareable') await this.#ports.sharedMemory.close(this.id);
-  }
-
-  #launchRequest(log: ContainerLog): LaunchRequest {
-    const { config, hostConfig } = this.#record;
-    // A terminal has no end of input: its client going, the engine's among them, is not the shell's end.
-    const stdin: StdinMode = !config.OpenStdin ? 'none' : config.StdinOnce && !config.Tty ? 'once' : 'open';
-    const cgroup = hostConfig.CgroupParent === '' ? undefined : this.cgroup;
-    return { id: this.id, bundle: this.#bundle, logPath: log.path, terminal: config.Tty, stdin, cgroup };
-  }
-
-  get #bundle(): string {
-    return join(this.#directory, 'bundle');
   }
 
   #runs(supervised: Supervised): void {
@@ -586,7 +524,7 @@ export class LiveContainer {
     disconnected?.catch(() => {});
     this.#teardown = stored
       .then(() => supervised.delete())
-      .then(() => Promise.all([this.#ports.snapshots.unmount(this.id), this.#closeSharedMemory(), disconnected]))
+      .then(() => Promise.all([this.#ports.snapshots.unmount(this.id), this.#bundle.close(), disconnected]))
       .then(() => this.#ports.volumes.detach(this.id))
       .catch((error) => this.#ports.log.error('a run could not be put away', { containerId: this.id, error }));
     this.#renewRun();
@@ -718,29 +656,12 @@ export class LiveContainer {
     await this.#teardown;
     await this.#output.drain();
     await this.#network.close();
-    await this.#closeSharedMemory();
+    await this.#bundle.close();
     await this.#ports.snapshots.remove(this.id);
     await Promise.all([
       rm(this.#directory, { recursive: true, force: true }),
       rm(this.#output.directory, { recursive: true, force: true }),
     ]);
-  }
-
-  /** Docker makes the missing source of -v, and refuses that of --mount unless it is told to make it. */
-  async #makeBindSources(): Promise<void> {
-    const { mounts, hostConfig } = this.#record;
-    const strict = new Set(
-      hostConfig.Mounts.filter(({ BindOptions }) => BindOptions?.CreateMountpoint !== true).map(({ Source }) => Source),
-    );
-    for (const { type, source } of mounts) {
-      if (type !== 'bind' || (await stat(source).catch(() => undefined)) !== undefined) continue;
-      if (strict.has(source))
-        throw new AppError(
-          'invalid',
-          `invalid mount config for type "bind": bind source path does not exist: ${source}`,
-        );
-      await mkdir(source, { recursive: true });
-    }
   }
 
   /** In memory at once; stored when the answer resolves. A failure to store is logged: the next change stores all of it. */
