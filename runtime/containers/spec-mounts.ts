@@ -2,6 +2,7 @@
  * The mounts of config.json: the kernel's filesystems as Docker sets them up, the files that the engine writes, and
  * what the user asked for, which wins where they meet. Pure.
  */
+import { posix } from 'node:path';
 import { AppError } from '../../shared/errors.ts';
 import { isAtLeast } from '../kernel/versions.ts';
 import type { MountPoint } from './container.ts';
@@ -45,8 +46,10 @@ const SHM_BYTES = 64 * 1024 * 1024;
 export function mountsOf(input: MountsInput): SpecMounts {
   const { hostConfig, paths, initPath } = input;
   const asked = [...tmpfsOf(hostConfig), ...bindsOf(input)];
-  for (const { destination } of asked)
-    if (destination === '/') throw new AppError('invalid', "invalid mount config: destination can't be '/'");
+  for (const mount of asked) {
+    if (mount.destination === '/') throw new AppError('invalid', "invalid mount config: destination can't be '/'");
+    refuseOverProc(mount);
+  }
   const destinations = new Set(asked.map(({ destination }) => destination));
   const hasOwnDev = destinations.has('/dev');
   const system = kernelMounts(input).filter(
@@ -60,6 +63,27 @@ export function mountsOf(input: MountsInput): SpecMounts {
   const init = initPath === undefined || paths.init === undefined ? [] : [initMount(initPath, paths.init)];
   const user = [...init, ...asked, ...files.filter(({ destination }) => !destinations.has(destination))];
   return { list: [...system, ...user.sort(byDepth)], rootfsPropagation: propagationOf(asked) };
+}
+
+/** Files that tell a container of its own limits instead of the host's, as lxcfs makes them, and runc allows. */
+const PROC_FILES = new Set(
+  'cpuinfo diskstats meminfo stat swaps uptime loadavg slabinfo net/dev sys/kernel/ns_last_pid sys/crypto/fips_enabled'
+    .split(' ')
+    .map((name) => `/proc/${name}`),
+);
+
+/**
+ * CVE-2019-16884: what pretends to be /proc, also by a VOLUME of an image, would take the runtime's own writes there.
+ * The host's /proc is no pretence.
+ */
+function refuseOverProc({ destination, source }: OciMount): void {
+  const path = posix.normalize(`${destination}/`).slice(0, -1);
+  if (path !== '/proc' && !path.startsWith('/proc/')) return;
+  if (PROC_FILES.has(path) || (path === '/proc' && source === '/proc')) return;
+  throw new AppError(
+    'invalid',
+    `invalid mount config: ${JSON.stringify(destination)} cannot be mounted because it is inside /proc`,
+  );
 }
 
 /** Parents before what lies in them; the order of equals stays. */

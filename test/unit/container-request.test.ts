@@ -70,7 +70,6 @@ describe('parseCreateRequest', () => {
 
   it.each([
     [{ HostConfig: { Mounts: [{ Type: 'image', Target: '/data' }] } }, 'image mount at "/data"'],
-    [{ HostConfig: { DeviceRequests: [{ Count: -1 }] } }, '--gpus'],
     [{ HostConfig: { StorageOpt: { size: '1g' } } }, '--storage-opt'],
   ])('refuses by name what is not there: %j', (body, words) => {
     expect(() => parseCreateRequest({ Image: 'i', ...body })).toThrow(words);

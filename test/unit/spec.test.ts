@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { ALL_CAPABILITIES, DEFAULT_CAPABILITIES } from '../../runtime/containers/capabilities.ts';
 import { mergeImageConfig } from '../../runtime/containers/image-defaults.ts';
-import { parseCreateRequest } from '../../runtime/containers/request.ts';
+import { parseCreateRequest, parseExecRequest } from '../../runtime/containers/request.ts';
 import { encodeSpec, execProcessOf, type OciSpec, type SpecInput, specOf } from '../../runtime/containers/spec.ts';
 import type { ImageRunConfig } from '../../shared/oci.ts';
 
@@ -199,7 +199,7 @@ describe('process', () => {
     expect(() => spec({ hostConfig: { CapAdd: ['NO_SUCH'] } })).toThrow('unknown capability: "CAP_NO_SUCH"');
   });
 
-  it('CVE-2022-36109: the primary group is among the additional ones', () => {
+  it('CVE-2022-36109, CVE-2022-2989, CVE-2022-2990, CVE-2023-25173: the primary group is among the additional ones', () => {
     const user = { uid: 5, gid: 6, additionalGids: [7, 6], home: '/' };
     expect(spec({ user }).process.user).toEqual({ uid: 5, gid: 6, additionalGids: [6, 7] });
   });
@@ -468,5 +468,43 @@ describe('security options', () => {
       process: { apparmorProfile: 'unconfined' },
     });
     expect(spec({ hostConfig: { SecurityOpt: ['seccomp=unconfined'] } }).linux.seccomp).toBeUndefined();
+  });
+});
+
+describe('advisories about /proc and /sys', () => {
+  it.each([
+    ['CVE-2017-16539', '/proc/scsi'],
+    ['CVE-2018-10892', '/proc/acpi'],
+    ['CVE-2016-9962', '/proc/kcore'],
+    ['GHSA-6fw5-f8r9-fgfm', '/proc/interrupts'],
+    ['GHSA-jq35-85cj-fj4p', '/sys/devices/virtual/powercap'],
+  ])('%s: %s is masked', (_name, path) => {
+    expect(spec().linux.maskedPaths).toContain(path);
+  });
+
+  it('CVE-2025-52881: what writes to the kernel is read-only', () => {
+    expect(spec().linux.readonlyPaths).toEqual(expect.arrayContaining(['/proc/sys', '/proc/sysrq-trigger']));
+  });
+
+  it.each(['/proc', '/proc/', '/x/../proc', '/proc/self/attr', '/proc/sys'])(
+    'CVE-2019-16884: nothing pretends to be %s',
+    (destination) => {
+      const tmpfs = () => spec({ hostConfig: { Tmpfs: { [destination]: '' } } });
+      expect(tmpfs).toThrow('cannot be mounted because it is inside /proc');
+    },
+  );
+
+  it('but the host’s own /proc, and files that only tell of limits, can be mounted', () => {
+    const bind = (source: string, destination: string) =>
+      ({ type: 'bind', source, destination, mode: '', writable: true, propagation: 'rprivate' }) as const;
+    const made = spec({ mounts: [bind('/proc', '/proc'), bind('/lxcfs/meminfo', '/proc/meminfo')] });
+    expect(mountAt(made, '/proc')?.source).toBe('/proc');
+    expect(mountAt(made, '/proc/meminfo')?.source).toBe('/lxcfs/meminfo');
+  });
+
+  it('CVE-2026-30892: the user of an exec goes to the runtime as numbers, in a file', () => {
+    const exec = parseExecRequest({ Cmd: ['id'], User: '1' });
+    const made = execProcessOf(inputOf(), exec, { uid: 1, gid: 1, additionalGids: [], home: '/' });
+    expect(made.user).toEqual({ uid: 1, gid: 1, additionalGids: [1] });
   });
 });
