@@ -12,6 +12,7 @@ import type { ImageLayer, Lease } from '../images/images.ts';
 import { type ImagePlatform, parsePlatform, type WantedPlatform } from '../images/platform.ts';
 import { resolveBase } from './bases.ts';
 import type { BuildEvent, BuildRequest, BuiltImage } from './builds.ts';
+import { copyWhole } from './copy-step.ts';
 import { imageConfigOf, scratchConfig } from './image-config.ts';
 import { baseSource, type Plan, planBuild, type Source, stageName } from './plan.ts';
 import type { InlineCache } from './remote-cache.ts';
@@ -142,18 +143,19 @@ async function baseState(
   const source = baseSource(dockerfile, stage, { contexts, baseOf: () => from.image });
   const nothing = { layers: [], history: [], platform, author: undefined, createdAt: undefined };
   if (source.kind === 'scratch')
-    return { ...nothing, config: scratchConfig(), base: SCRATCH, scope: globals.stage(scratchConfig().Env ?? []) };
+    return { ...nothing, config: scratchConfig(), base: SCRATCH, scope: globals.stage(environmentOf(scratchConfig())) };
   if (source.kind === 'stage') {
     const state = await work.stage(source.index);
     return { ...state, scope: state.scope.child() };
   }
   const named = source.kind === 'context' ? work.request.namedContexts?.[source.name] : undefined;
-  if (named?.kind === 'context')
-    throw new AppError(
-      'unsupported',
-      `cannot build FROM the directory ${JSON.stringify(source.kind === 'context' ? source.name : '')}: copy from it, or name an image by docker-image://`,
-    );
-  const reference = source.kind === 'image' ? source.reference : (named?.reference ?? '');
+  if (source.kind === 'context' && named?.kind === 'context') {
+    const { tree } = await work.files(source);
+    const { layer, createdAt } = await copyWhole(work, { stage, tree, text: from.text });
+    const state = { ...nothing, createdAt, config: scratchConfig(), base: { ...SCRATCH, name: source.name } };
+    return { ...state, layers: layer === undefined ? [] : [layer], scope: globals.stage(environmentOf(state.config)) };
+  }
+  const reference = source.kind === 'image' ? source.reference : named?.kind === 'image' ? named.reference : '';
   const found = await image(reference, platform, step.progress);
   const layers: readonly ImageLayer[] = await ports.images.layers(found.id);
   const { config, history, author, created } = found.config;

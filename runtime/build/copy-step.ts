@@ -2,10 +2,12 @@
 import { Readable } from 'node:stream';
 import { parseDigest } from '../../shared/digest.ts';
 import { AppError } from '../../shared/errors.ts';
+import type { Stage } from '../dockerfile/dockerfile.ts';
 import type { AddInstruction, CopyInstruction } from '../dockerfile/instructions.ts';
 import { unpackArchives } from './archives.ts';
 import type { StepResult } from './cache.ts';
 import { type CopySource, copyLayer } from './copy.ts';
+import type { FileTree } from './file-tree.ts';
 import { parseGitReference } from './git.ts';
 import { digestSelection, type Selection, selectFiles } from './selection.ts';
 import { type BuildWork, isFresh, type Performing, treeFrom, treeOfState } from './stage-work.ts';
@@ -47,6 +49,32 @@ export async function copyStep(
     return { layer, createdAt };
   };
   return await work.steps.obtain({ key, isFresh: isFresh(work, stage), lower: layers, make }, instruction.text, work);
+}
+
+/** All files of a tree as the first layer of a stage: FROM a directory. They are root's. */
+export async function copyWhole(
+  work: BuildWork,
+  { stage, tree, text }: { readonly stage: Stage; readonly tree: FileTree; readonly text: string },
+): Promise<StepResult> {
+  const { ports, request, lease, signal } = work;
+  const { sourceDateEpoch } = request;
+  const selection = await selectFiles({ tree, sources: ['/'], owners: 'root' });
+  const key = stepKey('copy', [null, await digestSelection(selection, ports.digests), '/', sourceDateEpoch]);
+  const make = async (): Promise<StepResult> => {
+    const createdAt = ports.now();
+    const tar = await copyLayer({
+      instruction: 'FROM',
+      sources: [{ kind: 'selection', selection }],
+      destination: '/',
+      workingDirectory: '/',
+      below: undefined,
+      createdAt,
+      sourceDateEpoch,
+    });
+    const stream = Readable.from(tar, { objectMode: false, highWaterMark: 1 << 20 });
+    return { layer: await ports.images.putLayer(stream, { lower: [], lease, signal }), createdAt };
+  };
+  return await work.steps.obtain({ key, isFresh: isFresh(work, stage), lower: [], make }, text, work);
 }
 
 interface KeyedSource {
