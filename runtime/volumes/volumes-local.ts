@@ -3,19 +3,19 @@
  * who refers to which volume, since the engine is the only owner of both. What changes a volume's data or mounts happens
  * one after another per volume.
  */
-import { chmod, mkdir, readdir, rm, rmdir, unlink, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readdir, rm, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
-import { renameDurably, syncDirectory } from '../../shared/atomic-file.ts';
+import { syncDirectory } from '../../shared/atomic-file.ts';
 import type { Database } from '../../shared/database.ts';
-import { AppError, hasCode } from '../../shared/errors.ts';
+import { AppError } from '../../shared/errors.ts';
 import type { Log } from '../../shared/log.ts';
 import type { EventLog } from '../events.ts';
-import { feedCommand, runCommand, streamCommand } from '../kernel/command.ts';
 import type { Mounts } from '../kernel/mount.ts';
 import { plainArchive } from './archive.ts';
+import { archiveOf, DATA_MODE, DIRECTORY_MODE, fillDirectory, measureDirectories } from './data.ts';
 import { checkVolumeDriver, checkVolumeName, hasLabel, type VolumeMount, volumeMount } from './names.ts';
-import { openSubpath } from './subpath.ts';
+import { createVolumeParts, type VolumeParts } from './parts.ts';
 import { createVolumeStore, type VolumeRow, type VolumeTables } from './tables.ts';
 import {
   ANONYMOUS_LABEL,
@@ -43,32 +43,6 @@ export interface VolumesOptions {
   readonly randomId: () => string;
 }
 
-/** Not for the host's users: files of containers may be setuid (CVE-2021-41091). */
-const DIRECTORY_MODE = 0o700;
-const DATA_MODE = 0o755;
-const MEASURE_TIMEOUT_MS = 600_000;
-const ARCHIVE = [
-  '--create',
-  '--format=posix',
-  '--numeric-owner',
-  '--xattrs',
-  '--xattrs-include=*',
-  '--one-file-system',
-  '--warning=no-file-ignored',
-  '--file=-',
-];
-/** tar(1): some file changed while it was read. */
-const ARCHIVE_ACCEPTED = [0, 1];
-const EXTRACT = [
-  '--extract',
-  '--file=-',
-  '--numeric-owner',
-  '--same-owner',
-  '--same-permissions',
-  '--xattrs',
-  '--xattrs-include=*',
-];
-
 interface Entry {
   readonly volume: Volume;
   readonly mount: VolumeMount | undefined;
@@ -90,6 +64,7 @@ export async function openVolumes(options: VolumesOptions): Promise<Volumes> {
 class LocalVolumes implements Volumes {
   readonly #options: VolumesOptions;
   readonly #store: ReturnType<typeof createVolumeStore>;
+  readonly #parts: VolumeParts;
   readonly #entries = new Map<string, Entry>();
   /** Being made or removed; whoever wants the name waits. */
   readonly #changing = new Map<string, Promise<unknown>>();
@@ -100,6 +75,7 @@ class LocalVolumes implements Volumes {
   constructor(options: VolumesOptions) {
     this.#options = options;
     this.#store = createVolumeStore(options.database);
+    this.#parts = createVolumeParts(options);
   }
 
   async load(): Promise<void> {
@@ -178,10 +154,7 @@ class LocalVolumes implements Volumes {
     const reader = `export ${this.#options.randomId()}`;
     await this.#use(entry, reader, []);
     const { mountpoint } = entry.volume;
-    const archive = streamCommand('tar', [...ARCHIVE, `--directory=${mountpoint}`, '.'], {
-      accepted: ARCHIVE_ACCEPTED,
-    });
-    const stream = Readable.from(archive, { objectMode: false, highWaterMark: 1 << 20 });
+    const stream = Readable.from(archiveOf(mountpoint), { objectMode: false, highWaterMark: 1 << 20 });
     stream.once('close', () => {
       this.#leave(entry, reader).catch((error) =>
         this.#options.log.warn('a volume stays mounted', { volume: name, error }),
@@ -277,7 +250,7 @@ class LocalVolumes implements Volumes {
 
   async sweep(): Promise<void> {
     const { log, directory } = this.#options;
-    await this.#sweepParts();
+    await this.#parts.sweep();
     for (const name of this.#unfinished)
       await this.#deleteData(name).catch((error) => log.warn('a volume could not be removed', { volume: name, error }));
     this.#unfinished = [];
@@ -424,23 +397,11 @@ class LocalVolumes implements Volumes {
     return (await this.#options.mounts.list()).some(({ target }) => target === mountpoint);
   }
 
-  /** Replaces the empty data directory by what the tar holds, whole and durable. false = it is not empty. */
-  async #fill({ volume }: Entry, archive: AsyncIterable<Buffer>): Promise<boolean> {
+  /** false = it is not empty. */
+  #fill({ volume }: Entry, archive: AsyncIterable<Buffer>): Promise<boolean> {
     const { directory, randomId } = this.#options;
     const staging = join(directory, volume.name, `fill-${randomId().slice(0, 12)}`);
-    await mkdir(staging, { mode: DIRECTORY_MODE });
-    try {
-      await chmod(staging, DATA_MODE);
-      await feedCommand('tar', [...EXTRACT, `--directory=${staging}`], archive);
-      await runCommand('sync', ['--file-system', staging]);
-      await renameDurably(staging, volume.mountpoint);
-      return true;
-    } catch (error) {
-      if (hasCode(error, 'ENOTEMPTY', 'EEXIST')) return false;
-      throw error;
-    } finally {
-      await rm(staging, { recursive: true, force: true });
-    }
+    return fillDirectory(volume.mountpoint, { staging, archive });
   }
 
   async #usage(): Promise<readonly VolumeUsage[]> {
@@ -453,24 +414,16 @@ class LocalVolumes implements Volumes {
     }));
   }
 
-  /** Bytes on disk by name, of those without options. One process walks the directories. */
+  /** Bytes on disk by name, of those without options. */
   async #measure(entries: readonly Entry[]): Promise<ReadonlyMap<string, number>> {
-    const plain = entries.filter(({ mount }) => mount === undefined);
-    const sizes = new Map<string, number>();
-    if (plain.length === 0) return sizes;
-    const byPath = new Map(plain.map(({ volume }) => [volume.mountpoint, volume.name]));
-    const { stdout } = await runCommand(
-      'du',
-      ['--summarize', '--one-file-system', '--block-size=1', '--null', '--files0-from=-'],
-      { stdin: [...byPath.keys()].map((path) => `${path}\0`).join(''), timeoutMs: MEASURE_TIMEOUT_MS },
+    const plain = entries.filter(({ mount }) => mount === undefined).map(({ volume }) => volume);
+    const byPath = await measureDirectories(plain.map(({ mountpoint }) => mountpoint));
+    return new Map(
+      plain.flatMap(({ name, mountpoint }) => {
+        const bytes = byPath.get(mountpoint);
+        return bytes === undefined ? [] : [[name, bytes] as const];
+      }),
     );
-    // A file that went away meanwhile is no failure.
-    for (const line of stdout.split('\0')) {
-      const [bytes = '', path = ''] = line.split('\t');
-      const name = byPath.get(path);
-      if (name !== undefined) sizes.set(name, Number(bytes));
-    }
-    return sizes;
   }
 
   #entryOf({ name, createdAt, labels, options }: VolumeRow): Entry {
@@ -489,41 +442,10 @@ class LocalVolumes implements Volumes {
     const sources: string[] = [];
     for (const { name, subpath } of parts) {
       const { mountpoint } = this.#find(name).volume;
-      sources.push(subpath === '' ? mountpoint : opened.use(await this.#mountPart(mountpoint, subpath)).path);
+      sources.push(subpath === '' ? mountpoint : opened.use(await this.#parts.mount(mountpoint, subpath)).path);
     }
     const owned = opened.move();
     return { sources, [Symbol.asyncDispose]: () => owned.disposeAsync() };
-  }
-
-  /** A path that leads to what was found, and cannot be made to lead elsewhere by who writes to the volume. */
-  async #mountPart(root: string, subpath: string): Promise<AsyncDisposable & { readonly path: string }> {
-    const { runDirectory, randomId, mounts } = this.#options;
-    await using found = await openSubpath(root, subpath);
-    const path = join(runDirectory, randomId().slice(0, 12));
-    await mkdir(runDirectory, { recursive: true, mode: DIRECTORY_MODE });
-    if ((await found.stat()).isDirectory()) await mkdir(path);
-    else await writeFile(path, '');
-    await mounts.mountBind({ source: `/proc/${process.pid}/fd/${found.fd}`, target: path });
-    return {
-      path,
-      async [Symbol.asyncDispose]() {
-        await mounts.unmount([path], { lazy: true });
-        // Never recursively: should it still be mounted, that is users' data.
-        await rmdir(path).catch(() => unlink(path));
-      },
-    };
-  }
-
-  /** What an engine that was killed while it started a container left. */
-  async #sweepParts(): Promise<void> {
-    const { runDirectory, mounts } = this.#options;
-    const mounted = (await mounts.list()).filter(({ target }) => target.startsWith(`${runDirectory}/`));
-    await mounts.unmount(
-      mounted.map(({ target }) => target),
-      { lazy: true },
-    );
-    for (const name of await readdir(runDirectory).catch(() => []))
-      await rmdir(join(runDirectory, name)).catch(() => unlink(join(runDirectory, name)));
   }
 
   #publish(action: string, name: string, attributes: Readonly<Record<string, string>>): void {

@@ -61,6 +61,9 @@ describe('names', () => {
     const id = await serve('web', '--network', 'one', '--network-alias', 'www');
     await idle('near', '--network', 'one');
     await serve('far', '--network', 'two');
+    await idle('beyond', '--network', 'two', '--network-alias', 'horizon');
+    await idle('between', '--network', 'one');
+    await dockerOk('network', 'connect', 'two', 'between');
     const address = await addressOf('web', 'one');
     for (const name of ['web', 'www', id.slice(0, 12)]) expect(await lookup('near', name)).toEqual([address]);
     expect(await lookup('far', 'web')).toEqual([]);
@@ -68,6 +71,11 @@ describe('names', () => {
     // No route between networks, whoever knows the address.
     expect(await place.getFrom('far', address, 80)).toBeUndefined();
     expect(await place.getFrom('near', await addressOf('far', 'two'), 80)).toBeUndefined();
+    // Who is in both reaches both.
+    expect(await place.getFrom('between', 'www', 80)).toBe('web');
+    expect(await place.getFrom('between', 'far', 80)).toBe('far');
+    expect(await lookup('between', 'horizon')).toEqual([await addressOf('beyond', 'two')]);
+    expect(await lookup('near', 'horizon')).toEqual([]);
     expect(await dockerOk('exec', 'near', 'nslookup', address)).toContain('web');
     // Where Docker's images look for it, and some say so themselves.
     expect(await dockerOk('exec', 'near', 'cat', '/etc/resolv.conf')).toBe('nameserver 127.0.0.11\noptions ndots:0');
@@ -254,6 +262,42 @@ describe('what a container cannot do', () => {
     expect((await place.docker('exec', 'client', 'ping', '-c1', '-W1', THERE.v4)).code).toBe(0);
   }, 60_000);
 });
+
+it('CVE-2020-15257: a container with the host’s network finds no abstract socket of ours', async () => {
+  await dockerOk('run', '-di', '--name', 'attached', IMAGE, 'cat');
+  const sockets = await dockerOk('run', '--rm', '--network', 'host', IMAGE, 'cat', '/proc/net/unix');
+  expect(sockets).toContain('/berth.sock');
+  expect(sockets.split('\n').filter((line) => / @/.test(line))).toEqual([]);
+}, 60_000);
+
+it('CVE-2021-20199: no client seems to come from the loopback address of the container', async () => {
+  const script = `mkdir -p /cgi-bin; printf '#!/bin/sh\\necho; echo from $REMOTE_ADDR\\n' > /cgi-bin/who; chmod +x /cgi-bin/who; exec httpd -f -h / -p 80`;
+  await dockerOk('network', 'create', '--ipv6', '--subnet', 'fd00:213:1::/64', 'six');
+  await dockerOk('run', '-d', '--name', 'web', '--network', 'six', '-p', '8080:80', IMAGE, 'sh', '-c', script);
+  await eventually(
+    async () => (await place.get('there', `http://${HERE.v4}:8080/cgi-bin/who`))?.includes(THERE.v4),
+    true,
+  );
+  expect(await place.get('there', `http://[${HERE.v6}]:8080/cgi-bin/who`)).toContain(THERE.v6);
+  for (const address of ['127.0.0.1', '[::1]', HERE.v4, `[${HERE.v6}]`]) {
+    const said = await place.get('here', `http://${address}:8080/cgi-bin/who`);
+    expect(said, address).toMatch(/^from \S/);
+    expect(said, address).not.toMatch(/127\.0\.0|from \[?::1\b/);
+  }
+}, 60_000);
+
+it('CVE-2025-54410: networks are kept apart again after all rules were flushed', async () => {
+  await dockerOk('network', 'create', 'one');
+  await dockerOk('network', 'create', 'two');
+  await serve('web', '--network', 'one');
+  await idle('far', '--network', 'two');
+  await place.on('here', 'nft flush ruleset');
+  await eventually(
+    async () => (await place.on('here', 'nft list ruleset')).stdout.includes('iifname . oifname @same'),
+    true,
+  );
+  expect(await place.getFrom('far', await addressOf('web', 'one'), 80)).toBeUndefined();
+}, 60_000);
 
 describe('the host', () => {
   it.each(['DOCKER-USER', 'FORWARD'])(
