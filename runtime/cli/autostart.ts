@@ -37,8 +37,8 @@ export async function startEngine(socketPath: string): Promise<void> {
   const isHosts = ownPrivilege() === 'full';
   await mkdir(runDir, { recursive: true, mode: isHosts ? 0o711 : 0o700 });
   const logPath = join(runDir, 'berthd.log');
-  const daemon = fileURLToPath(new URL('../daemon.ts', import.meta.url));
-  const command = [process.execPath, daemon, '--run-dir', runDir, '--listen', `unix://${socketPath}`];
+  const daemon = fileURLToPath(new URL('../../deploy/bin/berthd', import.meta.url));
+  const command = [daemon, '--run-dir', runDir, '--listen', `unix://${socketPath}`];
   say(`berth: no engine runs; starting berthd (log: ${logPath})`);
   await using log = await open(logPath, 'a', 0o600);
   const from = (await log.stat()).size;
