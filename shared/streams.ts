@@ -73,6 +73,20 @@ export function measure(algorithm: DigestAlgorithm = 'sha256'): Transform & { re
   });
 }
 
+/** Waits for it, but no longer than until the signal. The work itself goes on. @throws the signal's reason */
+export async function unlessAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return await work;
+  const aborted = Promise.withResolvers<never>();
+  const stop = () => aborted.reject(signal.reason);
+  signal.addEventListener('abort', stop, { once: true });
+  if (signal.aborted) stop();
+  try {
+    return await Promise.race([work, aborted.promise]);
+  } finally {
+    signal.removeEventListener('abort', stop);
+  }
+}
+
 /** Fails with 'too-large' once more than maxBytes have passed. */
 export function limit(maxBytes: number, what: string): Transform {
   let seen = 0;

@@ -13,11 +13,12 @@
  * travel in that request's body and nowhere else.
  */
 import { randomUUID } from 'node:crypto';
-import { once } from 'node:events';
+import { addAbortListener, once } from 'node:events';
 import type { Readable, Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { z } from 'zod';
 import { AppError } from '../../shared/errors.ts';
+import { unlessAborted } from '../../shared/streams.ts';
 import type { BuildContext, BuildEvent, BuildResult, ContextDelta, NamedContext } from '../engine.ts';
 import { eventJson, readContextEntries, resultJson } from './berth-build-json.ts';
 import {
@@ -51,6 +52,8 @@ interface Upload {
   delta: ContextDelta | undefined;
   /** The request that works on it. */
   work: Promise<void> | undefined;
+  /** It is there, or will never be. */
+  isOver: boolean;
 }
 
 /** What other requests of a build can reach while its first one is open. */
@@ -99,10 +102,9 @@ export function addBerthBuildRoutes(router: ApiRouter, engine: BuildPorts): void
         throw new AppError('invalid', 'cannot compare files: the context of this build was begun without a name');
       if (upload.delta !== undefined) throw new AppError('conflict', 'cannot compare files: they have been compared');
       const paths: string[] = [];
-      const delta = await engine.builds.contexts.compare(
-        upload.name,
-        noting(readContextEntries(requestBody(ctx)), paths),
-      );
+      const body = requestBody(ctx);
+      using _ = addAbortListener(session.ended.signal, () => void body.destroy());
+      const delta = await engine.builds.contexts.compare(upload.name, noting(readContextEntries(body), paths));
       upload.delta = delta;
       sendJson(ctx, { missing: indexesOf(delta.missing, paths) });
     });
@@ -115,6 +117,7 @@ export function addBerthBuildRoutes(router: ApiRouter, engine: BuildPorts): void
       const context = await (upload.delta === undefined
         ? engine.builds.contexts.receive(requestBody(ctx), { signal })
         : upload.delta.complete(requestBody(ctx), { signal }));
+      upload.isOver = true;
       upload.received.resolve(context);
     });
     ctx.status = 204;
@@ -192,7 +195,7 @@ function uploadsOf(body: BerthBuild): Map<string, Upload> {
     const received = Promise.withResolvers<BuildContext>();
     // Nobody may be waiting yet when sending fails.
     received.promise.catch(() => {});
-    uploads.set(name, { name: source.name, received, delta: undefined, work: undefined });
+    uploads.set(name, { name: source.name, received, delta: undefined, work: undefined, isOver: false });
   }
   return uploads;
 }
@@ -204,10 +207,12 @@ async function working(session: Session, name: string, work: (upload: Upload) =>
     throw new AppError('not-found', `this build has no context ${JSON.stringify(name.slice(0, 100))} to be sent`);
   if (upload.work !== undefined)
     throw new AppError('conflict', 'cannot take files: another request is sending this context');
+  if (upload.isOver) throw new AppError('conflict', 'cannot take files: this context has been sent');
   upload.work = work(upload);
   try {
     await upload.work;
   } catch (error) {
+    upload.isOver = true;
     upload.received.reject(error);
     throw error;
   } finally {
@@ -233,8 +238,7 @@ async function* noting<T extends { readonly path: string }>(entries: AsyncIterab
 
 /** What the client sends. It stays the session's. */
 async function receivedOf({ received }: Upload, signal: AbortSignal): Promise<BuildContext> {
-  const gone = aborted(signal).then(() => Promise.reject(signal.reason));
-  return await Promise.race([received.promise, gone]);
+  return await unlessAborted(received.promise, signal);
 }
 
 /** Ends what other requests still do, and gives back what they have brought. */

@@ -78,16 +78,17 @@ export async function buildPlatform(options: PlatformBuild): Promise<BuiltStage>
   const tree = createTrees(ports.layers);
   const stages = new Map<number, Promise<StageState>>();
   const trees = new Map<string, Promise<MountTree>>();
-  const files = async (source: FilesSource): Promise<MountTree> => {
-    const chain = await chainOf(source);
+  const waits = new Map<number, Set<number>>();
+  const files = async (source: FilesSource, wanted: Platform): Promise<MountTree> => {
+    const chain = await chainOf(source, wanted);
     return { chain, tree: await tree(chain) };
   };
-  const chainOf = async (source: FilesSource): Promise<readonly Digest[]> => {
-    if (source.kind === 'image') return (await image(source.reference, platform, () => {})).chain;
+  const chainOf = async (source: FilesSource, wanted: Platform): Promise<readonly Digest[]> => {
+    if (source.kind === 'image') return (await image(source.reference, wanted, () => {})).chain;
     const named = request.namedContexts?.[source.name];
     if (named === undefined) throw new RangeError('a named context is none');
     if (named.kind === 'context') return named.context.chain;
-    return (await image(named.reference, platform, () => {})).chain;
+    return (await image(named.reference, wanted, () => {})).chain;
   };
   const image = (reference: string, wanted: Platform, onProgress: RunningStep['progress']) =>
     resolveBase(ports.images, reference, { platform: wanted, lease, request, signal, onProgress });
@@ -95,26 +96,30 @@ export async function buildPlatform(options: PlatformBuild): Promise<BuiltStage>
   const work: BuildWork = {
     ...{ ports, request, dockerfile, platform, globals, contexts, lease, steps, signal, tree },
     platformName: options.platformName,
-    stage(index) {
-      const stage = dockerfile.stages[index];
-      if (stage === undefined) throw new RangeError('there is no such stage');
-      const known = stages.get(index) ?? buildStage(work, stage);
-      stages.set(index, known);
-      return known;
+    async stage(index, waiting) {
+      mustNotWait(waits, waiting, index);
+      return await begin(index);
     },
     base: (stage, from, step) => baseState({ work, dockerfile, image }, { stage, from, step }),
-    files(source) {
-      const name = JSON.stringify(source);
-      const known = trees.get(name) ?? files(source);
+    files(source, wanted) {
+      const name = JSON.stringify([source, wanted]);
+      const known = trees.get(name) ?? files(source, wanted);
       trees.set(name, known);
       return known;
     },
     context: async () => ({ chain: request.context.chain, tree: await tree(request.context.chain) }),
   };
 
+  const begin = (index: number): Promise<StageState> => {
+    const stage = dockerfile.stages[index];
+    if (stage === undefined) throw new RangeError('there is no such stage');
+    const known = stages.get(index) ?? buildStage(work, stage);
+    stages.set(index, known);
+    return known;
+  };
   let failure: unknown;
   const running = plan.stages.map((stage) =>
-    work.stage(stage.index).catch((error: unknown) => {
+    begin(stage.index).catch((error: unknown) => {
       failure ??= error;
       stop.abort(new AppError('timeout', 'cannot go on: another stage has failed'));
       throw error;
@@ -122,7 +127,25 @@ export async function buildPlatform(options: PlatformBuild): Promise<BuiltStage>
   );
   const settled = await Promise.allSettled(running);
   if (settled.some(({ status }) => status === 'rejected')) throw failure;
-  return { state: await work.stage(plan.target.index), plan };
+  return { state: await begin(plan.target.index), plan };
+}
+
+/**
+ * Writes down who waits for whom. The plan has no cycles, but triggers of a base image are only known later.
+ * @throws AppError 'invalid' when each would wait for the other
+ */
+function mustNotWait(waits: Map<number, Set<number>>, waiting: Stage, index: number): void {
+  const pending = [index];
+  const seen = new Set<number>();
+  for (let at = pending.pop(); at !== undefined; at = pending.pop()) {
+    if (at === waiting.index)
+      throw new AppError('invalid', `circular dependency detected on stage: ${stageName(waiting)}`);
+    if (seen.has(at)) continue;
+    seen.add(at);
+    pending.push(...(waits.get(at) ?? []));
+  }
+  const mine = waits.get(waiting.index) ?? new Set<number>();
+  waits.set(waiting.index, mine.add(index));
 }
 
 type FilesSource = Exclude<Source, { kind: 'stage' | 'scratch' }>;
@@ -145,12 +168,12 @@ async function baseState(
   if (source.kind === 'scratch')
     return { ...nothing, config: scratchConfig(), base: SCRATCH, scope: globals.stage(environmentOf(scratchConfig())) };
   if (source.kind === 'stage') {
-    const state = await work.stage(source.index);
+    const state = await work.stage(source.index, stage);
     return { ...state, scope: state.scope.child() };
   }
   const named = source.kind === 'context' ? work.request.namedContexts?.[source.name] : undefined;
   if (source.kind === 'context' && named?.kind === 'context') {
-    const { tree } = await work.files(source);
+    const { tree } = await work.files(source, platform);
     const { layer, createdAt } = await copyWhole(work, { stage, tree, text: from.text });
     const state = { ...nothing, createdAt, config: scratchConfig(), base: { ...SCRATCH, name: source.name } };
     return { ...state, layers: layer === undefined ? [] : [layer], scope: globals.stage(environmentOf(state.config)) };

@@ -8,7 +8,7 @@ import { chmod, chown, mkdir, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Database, Migration } from '../../shared/database.ts';
 import { digestOf, hexOf } from '../../shared/digest.ts';
-import type { Cancelable } from '../../shared/streams.ts';
+import { type Cancelable, unlessAborted } from '../../shared/streams.ts';
 import type { CacheRecord } from './builds.ts';
 
 export interface CacheMountTables {
@@ -20,6 +20,8 @@ export interface CacheMountTables {
     usedCount: number;
     /** Measured when it was last given back. */
     diskBytes: number;
+    /** 1 = a command has it now, or had it when the engine ended: what diskBytes says may be old. */
+    isOpen: number;
   };
 }
 export const CACHE_MOUNT_MIGRATIONS: readonly Migration[] = [
@@ -36,6 +38,7 @@ export const CACHE_MOUNT_MIGRATIONS: readonly Migration[] = [
       ) strict, without rowid`,
     ],
   },
+  { name: 'build-mounts-2', statements: ['alter table buildMount add column isOpen integer not null default 0'] },
 ];
 
 export interface CacheMountRequest {
@@ -61,9 +64,16 @@ interface Entry {
   usedAt: Date;
   usedCount: number;
   diskBytes: number;
+  /** Those that have it or wait for it. */
   users: number;
-  /** Set while one has it alone. */
-  locked: Promise<void> | undefined;
+  /** Those that have it. */
+  holders: number;
+  /** The one that has it has it alone. */
+  isLocked: boolean;
+  /** Resolved when somebody gives it back. */
+  changed: PromiseWithResolvers<void>;
+  /** What the row says may be old: see CacheMountTables. */
+  isOpen: boolean;
   /** The directory is there. */
   ready: Promise<void> | undefined;
 }
@@ -81,45 +91,60 @@ const NEW_SUFFIX = '.new';
 export class CacheMounts {
   readonly #ports: CacheMountPorts;
   readonly #entries: Map<string, Entry>;
+  /** Directories that are being deleted, by id. */
+  readonly #removing = new Map<string, Promise<void>>();
 
   constructor(ports: CacheMountPorts, entries: readonly Entry[]) {
     this.#ports = ports;
     this.#entries = new Map(entries.map((entry) => [entry.id, entry]));
   }
 
-  /** Waits for others where it must be alone. @throws AppError 'timeout' (cancelled) */
+  /** Waits for others where one must be alone. @throws the signal's reason */
   async acquire(request: CacheMountRequest, { signal }: Cancelable = {}): Promise<AcquiredMount> {
     const base = hexOf(digestOf(JSON.stringify([request.name, request.seed?.key ?? '']))).slice(0, 24);
     const entry = request.sharing === 'private' ? this.#unused(base, request) : this.#entry(base, request);
+    const isAlone = request.sharing === 'locked';
     entry.users += 1;
-    const unlocked = Promise.withResolvers<void>();
+    let isHeld = false;
+    const leave = () => {
+      entry.users -= 1;
+      if (!isHeld) return;
+      entry.holders -= 1;
+      entry.isLocked = false;
+      entry.changed.resolve();
+      entry.changed = Promise.withResolvers();
+    };
     try {
-      if (request.sharing === 'locked') {
-        while (entry.locked !== undefined) {
-          await entry.locked;
-          signal?.throwIfAborted();
-        }
-        entry.locked = unlocked.promise;
-      }
+      while (entry.isLocked || (isAlone && entry.holders > 0)) await unlessAborted(entry.changed.promise, signal);
+      entry.holders += 1;
+      entry.isLocked = isAlone;
+      isHeld = true;
       entry.ready ??= this.#make(entry, request).catch((error: unknown) => {
         entry.ready = undefined;
         throw error;
       });
       await entry.ready;
+      if (!entry.isOpen) await this.#save(entry, { isOpen: true });
     } catch (error) {
-      this.#leave(entry, unlocked);
+      leave();
       throw error;
     }
     const path = this.#pathOf(entry.id);
+    let isGivenBack = false;
     return {
       path,
       [Symbol.asyncDispose]: async () => {
-        // Others may be writing there; then the size before is the best that is known.
-        entry.diskBytes = await this.#ports.measure(path).catch(() => entry.diskBytes);
-        entry.usedAt = this.#ports.now();
-        entry.usedCount += 1;
-        await this.#save(entry);
-        this.#leave(entry, unlocked);
+        if (isGivenBack) return;
+        isGivenBack = true;
+        try {
+          // Others may be writing there; then the size before is the best that is known.
+          entry.diskBytes = await this.#ports.measure(path).catch(() => entry.diskBytes);
+          entry.usedAt = this.#ports.now();
+          entry.usedCount += 1;
+          await this.#save(entry, { isOpen: entry.holders > 1 });
+        } finally {
+          leave();
+        }
       },
     };
   }
@@ -138,21 +163,38 @@ export class CacheMounts {
     }));
   }
 
+  /** Forgets directories by id, but those that a build uses. Who wants one of them meanwhile waits until it is gone. */
   async remove(ids: ReadonlySet<string>): Promise<{ readonly removed: readonly string[]; readonly bytes: number }> {
     const gone = [...this.#entries.values()].filter(({ id, users }) => users === 0 && ids.has(id));
+    if (gone.length === 0) return { removed: [], bytes: 0 };
     for (const { id } of gone) this.#entries.delete(id);
-    await this.#ports.database.write(async (transaction) => {
-      for (const { id } of gone) await transaction.deleteFrom('buildMount').where('id', '=', id).execute();
-    });
-    for (const { id } of gone) await rm(this.#pathOf(id), { recursive: true, force: true });
+    const removing = this.#erase(gone.map(({ id }) => id));
+    for (const { id } of gone) this.#removing.set(id, removing);
+    try {
+      await removing;
+    } finally {
+      for (const { id } of gone) if (this.#removing.get(id) === removing) this.#removing.delete(id);
+    }
     return { removed: gone.map(({ id }) => id), bytes: gone.reduce((sum, { diskBytes }) => sum + diskBytes, 0) };
   }
 
-  /** At start: removes directories that no row names. */
+  async #erase(ids: readonly string[]): Promise<void> {
+    await this.#ports.database.write(async (transaction) => {
+      for (const id of ids) await transaction.deleteFrom('buildMount').where('id', '=', id).execute();
+    });
+    for (const id of ids) await rm(this.#pathOf(id), { recursive: true, force: true });
+  }
+
+  /** At start: removes directories that no row names, and measures those that a command had when the engine ended. */
   async sweep(): Promise<void> {
     await mkdir(this.#ports.directory, { recursive: true, mode: 0o700 });
     for (const name of await readdir(this.#ports.directory))
       if (!this.#entries.has(name)) await rm(join(this.#ports.directory, name), { recursive: true, force: true });
+    for (const entry of this.#entries.values()) {
+      if (!entry.isOpen || entry.users > 0) continue;
+      entry.diskBytes = await this.#ports.measure(this.#pathOf(entry.id)).catch(() => 0);
+      await this.#save(entry, { isOpen: false });
+    }
   }
 
   #pathOf(id: string): string {
@@ -164,10 +206,9 @@ export class CacheMounts {
     if (known !== undefined) return known;
     const now = this.#ports.now();
     const entry: Entry = {
-      ...{ id, createdAt: now, usedAt: now, usedCount: 0, diskBytes: 0, users: 0 },
+      ...{ id, createdAt: now, usedAt: now, usedCount: 0, diskBytes: 0 },
       description: `cached mount ${name}`,
-      locked: undefined,
-      ready: undefined,
+      ...nobody(),
     };
     this.#entries.set(id, entry);
     return entry;
@@ -185,9 +226,11 @@ export class CacheMounts {
   async #make(entry: Entry, { mode, uid, gid, seed }: CacheMountRequest): Promise<void> {
     const path = this.#pathOf(entry.id);
     const staging = `${path}${NEW_SUFFIX}`;
+    // Whether that went well or not is told to whoever asked for it.
+    await this.#removing.get(entry.id)?.catch(() => {});
     await mkdir(this.#ports.directory, { recursive: true, mode: 0o700 });
     if ((await readdir(this.#ports.directory)).includes(entry.id)) return;
-    await this.#save(entry);
+    await this.#save(entry, { isOpen: true });
     await rm(staging, { recursive: true, force: true });
     await mkdir(staging);
     if (seed === undefined) {
@@ -197,16 +240,11 @@ export class CacheMounts {
     await rename(staging, path);
   }
 
-  #leave(entry: Entry, unlocked: PromiseWithResolvers<void>): void {
-    entry.users -= 1;
-    if (entry.locked !== unlocked.promise) return;
-    entry.locked = undefined;
-    unlocked.resolve();
-  }
-
-  async #save({ id, description, createdAt, usedAt, usedCount, diskBytes }: Entry): Promise<void> {
+  async #save(entry: Entry, { isOpen }: { readonly isOpen: boolean }): Promise<void> {
+    entry.isOpen = isOpen;
+    const { id, description, createdAt, usedAt, usedCount, diskBytes } = entry;
     const values = {
-      ...{ id, description, usedCount, diskBytes },
+      ...{ id, description, usedCount, diskBytes, isOpen: isOpen ? 1 : 0 },
       createdMs: createdAt.getTime(),
       usedMs: usedAt.getTime(),
     };
@@ -220,16 +258,26 @@ export class CacheMounts {
   }
 }
 
+function nobody(): Pick<Entry, 'users' | 'holders' | 'isLocked' | 'changed' | 'isOpen' | 'ready'> {
+  return {
+    users: 0,
+    holders: 0,
+    isLocked: false,
+    changed: Promise.withResolvers(),
+    isOpen: false,
+    ready: undefined,
+  };
+}
+
 export async function openCacheMounts(ports: CacheMountPorts): Promise<CacheMounts> {
   const rows = await ports.database.kysely.selectFrom('buildMount').selectAll().execute();
   const entries = rows.map(
-    ({ id, description, createdMs, usedMs, usedCount, diskBytes }): Entry => ({
+    ({ id, description, createdMs, usedMs, usedCount, diskBytes, isOpen }): Entry => ({
       ...{ id, description, usedCount, diskBytes },
       createdAt: new Date(createdMs),
       usedAt: new Date(usedMs),
-      users: 0,
-      locked: undefined,
-      ready: undefined,
+      ...nobody(),
+      isOpen: isOpen === 1,
     }),
   );
   return new CacheMounts(ports, entries);

@@ -192,10 +192,12 @@ export class BuildCache {
   }
 
   async #forget(entries: readonly Entry[]): Promise<number> {
+    // In memory first: who looks one up from here on must not find it. A new record of its key is written after.
+    const gone = entries.filter((entry) => this.#entries.get(entry.key) === entry);
+    for (const { key } of gone) this.#entries.delete(key);
     await this.#ports.database.write(async (transaction) => {
-      for (const { key } of entries) await transaction.deleteFrom('buildRecord').where('key', '=', key).execute();
+      for (const { key } of gone) await transaction.deleteFrom('buildRecord').where('key', '=', key).execute();
     });
-    for (const entry of entries) if (this.#entries.get(entry.key) === entry) this.#entries.delete(entry.key);
     return await this.#discard(entries);
   }
 

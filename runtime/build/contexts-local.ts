@@ -216,9 +216,15 @@ export async function createContexts(ports: ContextPorts): Promise<LocalContexts
       async complete(tar, options) {
         if (isTaken) throw new AppError('conflict', 'cannot complete a build context twice');
         isTaken = true;
+        // On failure: the lease ends, then what was made of the tar goes.
+        await using failing = new AsyncDisposableStack();
+        const made: LayerId[] = [];
+        failing.defer(async () => void (await discard(made)));
+        failing.use(owned);
         const gone = base.length === 0 ? [] : comparison.gone;
-        const chain = await completed(tar, { ...options, base, missing, gone, lease });
+        const chain = await completed(tar, { ...options, base, missing, gone, lease, made });
         const entry = await keep(id, { name, chain });
+        failing.move();
         entry.users += 1;
         return contextOf(chain, owned, async () => {
           entry.users -= 1;
@@ -237,9 +243,11 @@ export async function createContexts(ports: ContextPorts): Promise<LocalContexts
     readonly missing: readonly string[];
     readonly gone: readonly string[];
     readonly lease: Lease;
+    /** Gets the layer, also when that is not what was wanted. */
+    readonly made: LayerId[];
   }
 
-  async function completed(tar: Readable, { base, missing, gone, lease, signal }: Completing): Promise<Chain> {
+  async function completed(tar: Readable, { base, missing, gone, lease, made, signal }: Completing): Promise<Chain> {
     const isSame = base.length > 0 && missing.length === 0 && gone.length === 0;
     if (isSame) {
       tar.destroy();
@@ -247,6 +255,7 @@ export async function createContexts(ports: ContextPorts): Promise<LocalContexts
     }
     const removed = gone;
     const layer = await make(tar, base, { signal, lease, removed });
+    made.push(layer.id);
     const { root } = await openFileTree(layers, [...base, layer.id]);
     for (const path of missing) {
       let at = root;

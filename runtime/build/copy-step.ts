@@ -10,7 +10,7 @@ import { type CopySource, copyLayer } from './copy.ts';
 import type { FileTree } from './file-tree.ts';
 import { parseGitReference } from './git.ts';
 import { digestSelection, type Selection, selectFiles } from './selection.ts';
-import { type BuildWork, isFresh, type Performing, treeFrom, treeOfState } from './stage-work.ts';
+import { type BuildWork, isFresh, type Performing, treeFrom, treeOfState, type Where } from './stage-work.ts';
 import { stepKey } from './step-key.ts';
 
 /** @throws AppError 'not-found' in Docker's words for what is not there, 'invalid' for what cannot be put there */
@@ -22,7 +22,7 @@ export async function copyStep(
   const { layers, config } = state;
   const { kind, destination, chown, chmod, link } = instruction;
   const workingDirectory = config.WorkingDir || '/';
-  const sources = await sourcesOf(work, instruction);
+  const sources = await sourcesOf(work, instruction, { stage, state });
   const key = stepKey('copy', [
     // A layer of its own stands on anything.
     link ? null : layers.map((layer) => layer.diffId),
@@ -86,6 +86,7 @@ interface KeyedSource {
 async function sourcesOf(
   work: BuildWork,
   instruction: CopyInstruction | AddInstruction,
+  where: Where,
 ): Promise<readonly KeyedSource[]> {
   const inline = instruction.files.map(
     ({ name, content }): KeyedSource => ({
@@ -94,7 +95,9 @@ async function sourcesOf(
     }),
   );
   const selections =
-    instruction.kind === 'COPY' ? await copySelections(work, instruction) : await addSelections(work, instruction);
+    instruction.kind === 'COPY'
+      ? await copySelections(work, instruction, where)
+      : await addSelections(work, instruction);
   const keyed = selections.map(
     async (selection): Promise<KeyedSource> => ({
       source: { kind: 'selection', selection },
@@ -104,10 +107,14 @@ async function sourcesOf(
   return [...inline, ...(await Promise.all(keyed))];
 }
 
-async function copySelections(work: BuildWork, instruction: CopyInstruction): Promise<readonly Selection[]> {
+async function copySelections(
+  work: BuildWork,
+  instruction: CopyInstruction,
+  where: Where,
+): Promise<readonly Selection[]> {
   const { sources, exclude: excludes, parents, from } = instruction;
   if (sources.length === 0) return [];
-  const { tree } = await treeFrom(work, from);
+  const { tree } = await treeFrom(work, from, where);
   const owners = from === undefined || work.contexts.has(from) ? 'root' : 'kept';
   return [await selectFiles({ tree, sources, excludes, parents, owners })];
 }

@@ -20,7 +20,7 @@ export function chooseRecords(
     .filter((record) => all || (!record.isShared && record.kind !== 'exec.cachemount') || ids !== undefined)
     .filter((record) => unusedSince === undefined || record.usedAt < unusedSince)
     .filter((record) => kinds === undefined || kinds.includes(record.kind))
-    .filter((record) => ids === undefined || ids.some((id) => record.id.startsWith(id)))
+    .filter((record) => ids === undefined || ids.some((id) => id !== '' && record.id.startsWith(id)))
     .toSorted((a, b) => a.usedAt.getTime() - b.usedAt.getTime());
   if (keepBytes === undefined && minFreeBytes === undefined) return matching;
   let kept = records.reduce((sum, record) => sum + ownBytes(record), 0);

@@ -9,7 +9,7 @@
  * image becomes, but every layer is checked against its digests like that of a pull.
  */
 import { createReadStream, createWriteStream } from 'node:fs';
-import { mkdir, readFile, stat } from 'node:fs/promises';
+import { mkdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { z } from 'zod';
@@ -107,10 +107,18 @@ export async function openImportedCache(ports: RemoteCachePorts, request: Import
       const { record, origin } = found;
       const createdAt = new Date(record.createdAt);
       if (record.layer === undefined) return { layer: undefined, createdAt };
-      const descriptor = record.layer.descriptor as Descriptor;
+      // No more of it than what a layer is: it becomes part of an image.
+      const { mediaType, digest, size } = record.layer.descriptor;
+      const descriptor: Descriptor = { mediaType, digest: parseDigest(digest), size };
       const diffId = parseDigest(record.layer.diffId);
-      const layer = await ports.images.fetchLayer(origin, { descriptor, diffId, lower, lease, signal });
-      return { layer, createdAt };
+      try {
+        const layer = await ports.images.fetchLayer(origin, { descriptor, diffId, lower, lease, signal });
+        return { layer, createdAt };
+      } catch (error) {
+        signal?.throwIfAborted();
+        request.onUnreadable(origin.name, messageOf(error));
+        return undefined;
+      }
     },
     [Symbol.dispose]: () => owned.dispose(),
   };
@@ -140,10 +148,12 @@ async function openDirectory(directory: string) {
     place: directory,
     blob: async ({ digest }, start) => createReadStream(blobPath(digest), { start }),
   };
-  const index = parseManifest(await readFile(join(directory, 'index.json')), MEDIA_TYPES.ociIndex);
+  const read = (path: string) => collect(createReadStream(path), MANIFEST_MAX_BYTES, { what: path });
+  const index = parseManifest(await read(join(directory, 'index.json')), MEDIA_TYPES.ociIndex);
   const [top] = index.kind === 'index' ? index.manifests : [];
   if (top === undefined) throw new AppError('invalid', 'its index names no manifest');
-  const bytes = await readFile(blobPath(top.digest));
+  const bytes = await read(blobPath(top.digest));
+  if (digestOf(bytes) !== top.digest) throw new AppError('integrity', `its manifest is not ${top.digest}`);
   return { list: await listIn({ bytes, mediaType: top.mediaType }, origin, {}), origin };
 }
 

@@ -186,6 +186,7 @@ export async function prepareMounts(
   await using undo = new AsyncDisposableStack();
   const mounts: RunMount[] = [];
   const tmpfs: TmpfsMount[] = [];
+  const caches = await acquireCaches(ports, planned, { undo, signal });
   for (const mount of planned) {
     const { target } = mount;
     switch (mount.kind) {
@@ -193,16 +194,9 @@ export async function prepareMounts(
         mounts.push({ source: await mountTree(ports, mount, undo), target, writable: mount.writable });
         break;
       case 'cache': {
-        const { seed } = mount;
-        const acquired = await ports.caches.acquire(
-          {
-            ...mount,
-            seed: seed && { key: seed.key, fill: (directory) => fill(ports, seed, directory) },
-          },
-          { signal },
-        );
-        undo.use(acquired);
-        mounts.push({ source: acquired.path, target, writable: mount.writable });
+        const source = caches.get(mount);
+        if (source === undefined) throw new RangeError('a cache was not acquired');
+        mounts.push({ source, target, writable: mount.writable });
         break;
       }
       case 'tmpfs':
@@ -220,6 +214,35 @@ export async function prepareMounts(
   }
   const owned = undo.move();
   return { mounts, tmpfs, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+}
+
+type CacheMount = Extract<PlannedMount, { kind: 'cache' }>;
+
+/**
+ * The caches of one command. In the order of their names, so that no two commands wait for each other's; one that is
+ * mounted twice is acquired once, alone if one of its mounts wants that.
+ */
+async function acquireCaches(
+  ports: MountPorts,
+  planned: readonly PlannedMount[],
+  { undo, signal }: Cancelable & { readonly undo: AsyncDisposableStack },
+): Promise<ReadonlyMap<CacheMount, string>> {
+  const groups = new Map<string, CacheMount[]>();
+  for (const [index, mount] of planned.entries()) {
+    if (mount.kind !== 'cache') continue;
+    const name = JSON.stringify([mount.name, mount.seed?.key, mount.sharing === 'private' ? index : '']);
+    groups.set(name, [...(groups.get(name) ?? []), mount]);
+  }
+  const paths = new Map<CacheMount, string>();
+  for (const [, group] of [...groups].sort(([a], [b]) => (a < b ? -1 : 1))) {
+    const mount = group.find(({ sharing }) => sharing === 'locked') ?? group[0];
+    if (mount === undefined) continue;
+    const { seed } = mount;
+    const filled = seed && { key: seed.key, fill: (directory: string) => fill(ports, seed, directory) };
+    const { path } = undo.use(await ports.caches.acquire({ ...mount, seed: filled }, { signal }));
+    for (const one of group) paths.set(one, path);
+  }
+  return paths;
 }
 
 /** The path of the host at which a path of a tree is mounted. Links in it are followed inside the tree, before anything runs. */
@@ -283,7 +306,8 @@ async function placeSocket(
     });
   });
   await new Promise<void>((resolve, reject) => {
-    server.once('error', reject);
+    // Also later ones, which only mean that a client could not be served.
+    server.on('error', reject);
     server.listen(own, resolve);
   });
   undo.defer(() => {

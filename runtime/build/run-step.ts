@@ -33,7 +33,7 @@ export async function runStep(
     workingDirectory,
     secrets: request.secrets ?? new Map(),
     ssh: request.ssh ?? new Map(),
-    treeOf: (from) => treeFrom(work, from),
+    treeOf: (from) => treeFrom(work, from, { stage, state }),
     digestOf: async ({ tree }, source) => {
       const selection = await selectFiles({ tree, sources: [source], owners: 'kept' });
       return await digestSelection(selection, ports.digests);
@@ -52,8 +52,9 @@ export async function runStep(
     const obstacle = await ports.runObstacle(platform);
     if (obstacle !== undefined) throw new AppError('unsupported', `cannot run a command: ${obstacle}`);
     const tree = await treeOfState(work, state);
-    using _ = await ports.slots.acquire('steps', signal);
+    // The mounts first: a command that waits for a locked cache must not keep others from their turn.
     await using prepared = await prepareMounts(ports, [...scriptOf(instruction), ...mounts.mounts], { signal });
+    using _ = await ports.slots.acquire('steps', signal);
     await using finished = await runCommandStep(
       ports,
       {
@@ -62,7 +63,7 @@ export async function runStep(
         user: config.User ?? '',
         workingDirectory,
         chain: layers.map((layer) => layer.layerId),
-        tree: tree.root,
+        tree,
         imageId: state.base.id,
         imageName: state.base.name,
         platform,

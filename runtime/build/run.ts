@@ -17,8 +17,9 @@ import { changesOf } from '../layers/changes.ts';
 import { diffUpper } from '../layers/diff.ts';
 import type { Chain } from '../layers/layer-store.ts';
 import type { Snapshotter } from '../layers/snapshotter.ts';
-import type { MergedDirectory } from '../layers/tree.ts';
+import { nameToUtf8 } from '../layers/tree.ts';
 import type { RunOptions } from './builds.ts';
+import { type FileTree, lookUp } from './file-tree.ts';
 
 export interface RunTables {
   /** Containers of steps that run, or that a crash left. */
@@ -46,7 +47,7 @@ export interface RunRequest {
   readonly workingDirectory: string;
   readonly chain: Chain;
   /** What the chain shows. */
-  readonly tree: MergedDirectory | undefined;
+  readonly tree: FileTree;
   /** Shown as what the container was made from. */
   readonly imageId: Digest;
   readonly imageName: string;
@@ -80,6 +81,8 @@ export interface RunHooks extends Cancelable {
 }
 
 const NAME_CHARACTERS = 24;
+/** Every container has them mounted. */
+const NETWORK_FILES = ['/etc/hosts', '/etc/hostname', '/etc/resolv.conf'];
 
 /** @throws AppError 'conflict' when the command fails, with its exit code as `detail.exitCode`; 'timeout' (cancelled) */
 export async function runCommandStep(ports: RunPorts, request: RunRequest, hooks: RunHooks): Promise<FinishedRun> {
@@ -89,13 +92,16 @@ export async function runCommandStep(ports: RunPorts, request: RunRequest, hooks
   await using undo = new AsyncDisposableStack();
   const name = `build-${ports.randomId().slice(0, NAME_CHARACTERS)}`;
   await ports.database.write((transaction) => transaction.insertInto('buildContainer').values({ name }).execute());
-  undo.defer(() => forget(ports, name));
+  // One step, so that a container that stays keeps its row and the next engine removes it.
+  undo.defer(async () => {
+    await removeContainer(containers, name);
+    await forget(ports, name);
+  });
   const { imageId, chain, platform } = request;
   const { id } = await containers.create(parseCreateRequest(createBody(request)), {
     name,
     base: { imageId, chain, platform, config: {} },
   });
-  undo.defer(() => removeContainer(containers, id));
 
   const { result } = await containers.wait(id, { condition: 'next-exit' });
   await using attachment = await containers.attach(id, { stdout: true, stderr: true, stream: true });
@@ -118,8 +124,10 @@ export async function runCommandStep(ports: RunPorts, request: RunRequest, hooks
     async changes() {
       const { mounts, tmpfs, tree, latestSeconds } = request;
       const upper = ports.snapshots.upperOf(id);
-      const mountPoints = [...mounts, ...tmpfs].map(({ target }) => target);
-      const changed = new Set((await changesOf(upper, tree, { mountPoints })).map(({ path }) => path));
+      const targets = [...mounts, ...tmpfs].map(({ target }) => target);
+      // The runtime follows the image's links to where it mounts, and that is where it leaves something.
+      const mountPoints = [...targets, ...NETWORK_FILES].map((target) => `/${nameToUtf8(lookUp(tree, target).path)}`);
+      const changed = new Set((await changesOf(upper, tree.root, { mountPoints })).map(({ path }) => path));
       return diffUpper(upper, { includes: (path) => changed.has(path), latestSeconds });
     },
     [Symbol.asyncDispose]: () => owned.disposeAsync(),

@@ -63,12 +63,12 @@ export interface BuildWork {
   readonly contexts: ReadonlySet<string>;
   readonly lease: Lease;
   readonly steps: Steps;
-  /** Another stage's end. */
-  stage(index: number): Promise<StageState>;
+  /** Another stage's end. @throws AppError 'invalid' when that stage waits for this one */
+  stage(index: number, waiting: Stage): Promise<StageState>;
   /** What a stage begins with. */
   base(stage: Stage, from: FromInstruction, step: RunningStep): Promise<StageState>;
-  /** The files of an image or a context. */
-  files(source: Exclude<Source, { kind: 'stage' | 'scratch' }>): Promise<MountTree>;
+  /** The files of an image, for the platform, or of a context. */
+  files(source: Exclude<Source, { kind: 'stage' | 'scratch' }>, platform: Platform): Promise<MountTree>;
   /** The files of the build's context. */
   context(): Promise<MountTree>;
   /** Called once per layer and build: trees are read again and again. */
@@ -89,13 +89,16 @@ export function clamped(at: Date, latestSeconds: number | undefined): Date {
   return latestSeconds === undefined ? at : new Date(Math.min(at.getTime(), latestSeconds * 1000));
 }
 
+/** Where a `--from` stands. */
+export type Where = Pick<Performing, 'stage' | 'state'>;
+
 /** What `--from=NAME` leads to. */
-export async function treeFrom(work: BuildWork, name: string | undefined): Promise<MountTree> {
+export async function treeFrom(work: BuildWork, name: string | undefined, { stage, state }: Where): Promise<MountTree> {
   if (name === undefined) return await work.context();
   const source = fromSource(work.dockerfile, name, work.contexts);
   if (source.kind === 'scratch') throw new AppError('invalid', 'scratch has no files');
-  if (source.kind !== 'stage') return await work.files(source);
-  const { layers } = await work.stage(source.index);
+  if (source.kind !== 'stage') return await work.files(source, state.platform);
+  const { layers } = await work.stage(source.index, stage);
   const chain = layers.map((layer) => layer.layerId);
   return { chain, tree: await work.tree(chain) };
 }

@@ -4,7 +4,7 @@
  */
 import type { Digest } from '../../shared/digest.ts';
 import { messageOf } from '../../shared/errors.ts';
-import type { Cancelable } from '../../shared/streams.ts';
+import { type Cancelable, unlessAborted } from '../../shared/streams.ts';
 import type { ImageLayer, Lease } from '../images/images.ts';
 import type { BuildEvent, BuildStep } from './builds.ts';
 import type { BuildCache, StepResult } from './cache.ts';
@@ -101,7 +101,11 @@ export class Steps {
         continue;
       }
       // Its failure is its own: it may have been cancelled, or lacked a secret.
-      await other.catch(() => {});
+      const over = other.then(
+        () => {},
+        () => {},
+      );
+      await unlessAborted(over, signal);
       if (!isFresh) continue;
       break;
     }
@@ -119,6 +123,7 @@ export class Steps {
   async #make(work: Work, description: string, { signal }: Cancelable): Promise<StepResult & { isCached: boolean }> {
     const { cache, user, importResult } = this.#ports;
     const imported = work.isFresh ? undefined : await importResult(work.key, { lower: work.lower, signal });
+    signal?.throwIfAborted();
     const result = imported ?? (await work.make());
     await cache.put(work.key, { description, result }, user);
     return { ...result, isCached: imported !== undefined };

@@ -31,6 +31,8 @@ export interface Stage {
 export const DOCKERFILE_MAX_BYTES = 1024 * 1024;
 /** Each becomes an entry of the image's history. */
 const INSTRUCTIONS_MAX = 10_000;
+/** They are planned at once, and each may stand on the one above. */
+const STAGES_MAX = 1000;
 
 /** @throws AppError 'invalid' with name, line, column and the lines; 'unsupported' for a `# syntax=` that is no Dockerfile's */
 export function parseDockerfile(text: string, { name }: { readonly name: string }): Dockerfile {
@@ -47,6 +49,8 @@ export function parseDockerfile(text: string, { name }: { readonly name: string 
   for (const line of lines) {
     const instruction = parseInstruction(line, directives.escape);
     const stage = stages.at(-1);
+    if (instruction.kind === 'FROM' && stages.length === STAGES_MAX)
+      throw errorAt(line.at, `a Dockerfile has at most ${STAGES_MAX} stages`);
     if (instruction.kind === 'FROM')
       stages.push({ index: stages.length, name: instruction.as, from: instruction, instructions: [] });
     else if (stage !== undefined) stage.instructions.push(instruction);
