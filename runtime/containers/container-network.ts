@@ -38,6 +38,7 @@ export class ContainerNetwork {
   readonly #record: () => ContainerRecord;
   readonly #ownEtc: EtcPaths;
   #written: Promise<void> = Promise.resolve();
+  #ready: Promise<void> = Promise.resolve();
 
   constructor(record: () => ContainerRecord, ownEtc: EtcPaths, ports: NetworkPorts) {
     this.#record = record;
@@ -73,7 +74,7 @@ export class ContainerNetwork {
     }
   }
 
-  /** Everything that a run needs, in the kernel and on disk. @throws as Networks.open */
+  /** What a runtime joins, and the files. Nothing may run before `ready`. @throws as Networks.open */
   async prepare(): Promise<SpecNetwork> {
     const record = this.#record();
     if (networkKindOf(record.hostConfig) !== 'networks') {
@@ -82,9 +83,15 @@ export class ContainerNetwork {
     }
     for (const linked of this.#linked()) mustBeLinkable(record.name, linked);
     const sandbox = await this.#ports.networks.open(sandboxRequestOf(record));
-    await Promise.all([this.#writeEtc(sandbox), sandbox.ready]);
+    this.#ready = sandbox.ready;
+    await Promise.all([this.#writeEtc(sandbox), sandbox.joinable]);
     this.#ports.onMoved();
     return { namespace: { kind: 'path', path: sandbox.path }, sysctls: sandbox.sysctls };
+  }
+
+  /** What was prepared is whole: something may run. @throws as Networks.open */
+  ready(): Promise<void> {
+    return this.#ready;
   }
 
   /** Of what runs. @throws AppError 'not-found', 'conflict' when the container that it shares with does not run */

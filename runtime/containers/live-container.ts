@@ -493,6 +493,7 @@ export class LiveContainer {
     );
     undo.defer(() => supervised.delete());
     this.#run.launched.resolve(supervised);
+    await this.#network.ready();
     // Before it prints: clients ask for what it has logged since then.
     const startedAt = this.#ports.now();
     await supervised.start();

@@ -128,9 +128,11 @@ export interface SandboxRequest {
   readonly dns: readonly string[];
 }
 
-/** An open sandbox: addresses are known, the kernel has it when `ready` resolves. */
+/** An open sandbox: addresses are known at once, the rest comes in two steps, so that others can go on meanwhile. */
 export interface OpenSandbox extends SandboxState {
-  /** @throws AppError 'conflict' (a port is taken), 'unavailable' */
+  /** The namespace and its interfaces are there: a runtime can join it, but nothing may run in it. @throws as `ready` */
+  readonly joinable: Promise<void>;
+  /** Everything is as it should be, rules and names among it. @throws AppError 'conflict' (a port is taken), 'unavailable' */
   readonly ready: Promise<void>;
   /** To be set inside by the runtime. */
   readonly sysctls: Readonly<Record<string, string>>;

@@ -72,6 +72,7 @@ export function createSandboxes(topology: Topology, options: SandboxesOptions): 
 
   const opened = (sandbox: Sandbox): OpenSandbox => ({
     ...stateOf(sandbox),
+    joinable: sandbox.joinable,
     ready: sandbox.ready,
     sysctls: sysctlsFor(sandbox.stored.endpoints),
     nameservers: resolverFor(sandbox.stored).nameservers,
@@ -139,7 +140,7 @@ export function createSandboxes(topology: Topology, options: SandboxesOptions): 
       dns: request.dns,
       endpoints,
     };
-    const sandbox: Sandbox = { stored, held: [], ready: Promise.resolve() };
+    const sandbox: Sandbox = { stored, held: [], joinable: Promise.resolve(), ready: Promise.resolve() };
     sandboxes.set(containerId, sandbox);
     try {
       const isReachable = wanted.some(({ network }) => network.driver === 'bridge' && !network.internal);
@@ -153,22 +154,34 @@ export function createSandboxes(topology: Topology, options: SandboxesOptions): 
       sandboxes.delete(containerId);
       throw error;
     }
-    sandbox.ready = make(sandbox, new Map(wanted.map(({ network, wish }) => [network.id, wish])));
-    sandbox.ready.catch(() => {});
+    make(sandbox, new Map(wanted.map(({ network, wish }) => [network.id, wish])));
     return opened(sandbox);
   };
 
-  const make = async (sandbox: Sandbox, wishes: ReadonlyMap<string, EndpointWish>): Promise<void> => {
+  /** Rules and names are written while interfaces are made, and those while a runtime joins. */
+  const make = (sandbox: Sandbox, wishes: ReadonlyMap<string, EndpointWish>): void => {
     const { stored } = sandbox;
-    await store.putSandbox(stored);
-    await Promise.all([makeNamespace(stored, wishes), host.write()]);
-    for (const endpoint of stored.endpoints) announce('connect', endpoint, stored.containerId);
+    const kept = store.putSandbox(stored);
+    sandbox.joinable = kept.then(() => makeNamespace(stored));
+    const complete = [sandbox.joinable.then(() => configure(stored, wishes)), kept.then(() => host.write())];
+    // Both are over when it fails: whoever takes it back then finds nothing still being made.
+    sandbox.ready = Promise.allSettled(complete).then(async () => {
+      await Promise.all(complete);
+      for (const endpoint of stored.endpoints) announce('connect', endpoint, stored.containerId);
+    });
+    // Nobody may be waiting for them.
+    sandbox.joinable.catch(() => {});
+    sandbox.ready.catch(() => {});
   };
 
-  const makeNamespace = async (stored: StoredSandbox, wishes: ReadonlyMap<string, EndpointWish>): Promise<void> => {
-    const { namespace, endpoints } = stored;
+  const makeNamespace = async ({ namespace, endpoints }: StoredSandbox): Promise<void> => {
     const plans = await Promise.all(endpoints.map(planOf));
     await links.run([`netns add ${namespace}`, ...plans.flatMap((plan) => endpointCommands(namespace, plan))]);
+  };
+
+  /** Addresses, routes and whom it asks for names, inside. */
+  const configure = async (stored: StoredSandbox, wishes: ReadonlyMap<string, EndpointWish>): Promise<void> => {
+    const { namespace, endpoints } = stored;
     const defaults = defaultEndpoints(endpoints, wishes);
     const interfaces = endpoints.flatMap((endpoint) =>
       interfaceCommands(endpoint, {

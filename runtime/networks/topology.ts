@@ -12,7 +12,8 @@ import type { HeldPort } from './ports.ts';
 export interface Sandbox {
   stored: StoredSandbox;
   readonly held: HeldPort[];
-  /** The kernel has it. */
+  /** See OpenSandbox. */
+  joinable: Promise<void>;
   ready: Promise<void>;
 }
 
@@ -24,7 +25,10 @@ export class Topology {
   constructor(networks: readonly NetworkRecord[], sandboxes: readonly StoredSandbox[]) {
     this.networks = new Map(networks.map((record) => [record.id, record]));
     this.sandboxes = new Map(
-      sandboxes.map((stored) => [stored.containerId, { stored, held: [], ready: Promise.resolve() }]),
+      sandboxes.map((stored) => [
+        stored.containerId,
+        { stored, held: [], joinable: Promise.resolve(), ready: Promise.resolve() },
+      ]),
     );
   }
 
