@@ -30,7 +30,8 @@ it('lives on when everything in the cgroup of the engine is killed', async () =>
     const script = 'i=0; while :; do echo $i; i=$((i+1)); sleep 0.01; done';
     const detached = await dockerOk(['run', '-d', image, 'sh', '-c', script]);
     const interactive = await dockerOk(['run', '-di', image, 'sh', '-c', 'read a; echo got $a; sleep 1000']);
-    expect(await cgroups.processes(cgroup)).toEqual([place.engine.pid]);
+    // What it has started to put something away may still run.
+    await expect.poll(() => cgroups.processes(cgroup), DEADLINE).toEqual([place.engine.pid]);
     await cgroups.kill(cgroup);
     await place.engine.ended;
     await place.restart('SIGKILL');
