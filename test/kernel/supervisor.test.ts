@@ -283,3 +283,22 @@ it('creates once more when the runtime lost its first process, and does not when
     await rm(join(host.root, 'failed'), { recursive: true });
     await expect(start('no such rootfs')).rejects.toThrow('no such rootfs');
   }));
+
+it('ends what is left in a cgroup below a foreign parent, even when the runtime has forgotten it', () =>
+  withHost(async ({ host, busybox, supervisor }) => {
+    const cgroup = `${busybox.cgroupParent}_elsewhere/c1`;
+    host.owns(cgroup.slice(1, -'/c1'.length));
+    const bundle = await busybox.bundle('c1', { args: ['sleep', '1000'] });
+    const config = busybox.config(cgroup, { args: ['sleep', '1000'], terminal: false });
+    await writeFile(join(bundle, 'config.json'), JSON.stringify(config));
+    const log = await openContainerLog(join(host.root, 'output', 'c1'), LIMITS);
+    const request = { id: 'c1', bundle, logPath: log.path, terminal: false, stdin: 'none', cgroup } as const;
+    const container = await supervisor.launch(request);
+    await container.start();
+    expect(await busybox.cgroups.processes(cgroup)).toEqual([container.pid]);
+    await rm(join(host.runDir, 'crun', 'c1'), { recursive: true });
+    await supervisor.sweep(new Set());
+    expect(await busybox.cgroups.children(cgroup.slice(0, -'/c1'.length))).toEqual([]);
+    await container.exited;
+    await busybox.cgroups.remove(cgroup.slice(0, -'/c1'.length));
+  }));
