@@ -7,6 +7,8 @@ import { mkdir, readdir, writeFile } from 'node:fs/promises';
 import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { cgroupLayout, createCgroups } from '../../runtime/kernel/cgroups.ts';
+import { createMounts } from '../../runtime/kernel/mount.ts';
 import { type EnginePlace, openEnginePlace } from './engine-place.ts';
 
 let place: EnginePlace;
@@ -70,9 +72,14 @@ describe('namespaces of another container', () => {
 describe('--cgroup-parent', () => {
   it('is where the cgroup of the container is', async () => {
     const parent = `berth-test-${process.pid}`;
+    place.host.owns(parent);
     const id = await dockerOk(['run', '-d', '--name', 'placed', '--cgroup-parent', parent, image, 'sleep', '1000']);
     expect(await dockerOk(['exec', 'placed', 'cat', '/proc/self/cgroup'])).toContain(`/${parent}/${id}`);
     await dockerOk(['rm', '-f', 'placed']);
+    // The parent is whoever's asked for it, and stays, as with dockerd.
+    const cgroups = createCgroups(cgroupLayout(await createMounts({ architecture: process.arch }).list()));
+    expect(await cgroups.children(`/${parent}`)).toEqual([]);
+    await cgroups.remove(`/${parent}`);
   });
 });
 
