@@ -396,6 +396,8 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     randomId: () => randomBytes(32).toString('hex'),
   });
 
+  undo.defer(() => builds.settled());
+
   // First what runs, so that nothing that it uses looks like garbage.
   await containers.adoptAll();
   await builds.sweep();

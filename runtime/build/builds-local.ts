@@ -60,6 +60,8 @@ export interface LocalBuilds extends Builds {
   cached(): CachedContent;
   /** At the start of an engine: removes what builds of an earlier one left. */
   sweep(): Promise<void>;
+  /** Waits for what goes on after a build's answer: before the stores are closed. */
+  settled(): Promise<void>;
 }
 
 export function createBuilds(ports: BuildsPorts): LocalBuilds {
@@ -79,6 +81,7 @@ export function createBuilds(ports: BuildsPorts): LocalBuilds {
       const own = chosen.filter(({ isShared }) => !isShared);
       return { deleted: [...ids], reclaimedBytes: own.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0) };
     }
+    if (ids.size === 0) return { deleted: [], reclaimedBytes: 0 };
     const removed = await Promise.all(parts.map((part) => part.remove(ids)));
     await ports.digests.keepOnly(new Set((await ports.layers.list()).map(({ id }) => id)));
     return {
@@ -87,11 +90,12 @@ export function createBuilds(ports: BuildsPorts): LocalBuilds {
     };
   };
 
-  /** After a build: what has not been used for long, then what is too much. */
+  /** Forgets what has not been used for long, then what is too much. */
   const applyPolicy = async (): Promise<void> => {
     const { maxAgeMs, maxBytes, minFreeBytes } = ports.policy;
     const isSet = (limit: number) => limit > 0;
     try {
+      await ports.cache.flush();
       if (isSet(maxAgeMs)) await prune({ all: true, unusedSince: new Date(ports.now().getTime() - maxAgeMs) });
       const limits = {
         ...(isSet(maxBytes) && { keepBytes: maxBytes }),
@@ -99,19 +103,21 @@ export function createBuilds(ports: BuildsPorts): LocalBuilds {
       };
       if (Object.keys(limits).length > 0) await prune({ all: true, ...limits });
     } catch (error) {
-      ports.log.error('cannot bound the build cache', { error });
+      ports.log.error('cannot tidy the build cache', { error });
     }
   };
 
+  let tidying: Promise<void> = Promise.resolve();
   return {
     contexts: ports.contexts,
+    settled: () => tidying,
     async build(request, { signal = new AbortController().signal, onEvent = () => {} } = {}) {
       const build = new Building(ports, underway, request, { signal, onEvent });
       try {
         return await build.run();
       } finally {
         // Not before the answer: it looks through everything.
-        void applyPolicy();
+        tidying = tidying.then(applyPolicy);
       }
     },
     async check(request) {

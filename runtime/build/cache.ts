@@ -78,6 +78,8 @@ export interface BuildCachePorts {
 export class BuildCache {
   readonly #ports: BuildCachePorts;
   readonly #entries: Map<Digest, Entry>;
+  /** Found since the last flush. */
+  readonly #found = new Set<Entry>();
 
   constructor(ports: BuildCachePorts, entries: readonly Entry[]) {
     this.#ports = ports;
@@ -103,14 +105,23 @@ export class BuildCache {
     this.#use(entry, user);
     entry.usedAt = this.#ports.now();
     entry.usedCount += 1;
-    await this.#ports.database.write((transaction) =>
-      transaction
-        .updateTable('buildRecord')
-        .set({ usedMs: entry.usedAt.getTime(), usedCount: entry.usedCount })
-        .where('key', '=', key)
-        .execute(),
-    );
+    this.#found.add(entry);
     return entry.result;
+  }
+
+  /** Writes down what was found since the last time: after a build, since a crash may forget when a record was used. */
+  async flush(): Promise<void> {
+    const found = [...this.#found];
+    this.#found.clear();
+    if (found.length === 0) return;
+    await this.#ports.database.write(async (transaction) => {
+      for (const { key, usedAt, usedCount } of found)
+        await transaction
+          .updateTable('buildRecord')
+          .set({ usedMs: usedAt.getTime(), usedCount })
+          .where('key', '=', key)
+          .execute();
+    });
   }
 
   /** Keeps a result. What it holds must be leased by the caller meanwhile. */

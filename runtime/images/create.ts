@@ -144,10 +144,13 @@ export async function assembleImage(
   const bytes = Buffer.from(JSON.stringify(document));
   const manifest = { mediaType: MEDIA_TYPES.ociManifest, digest: digestOf(bytes), size: bytes.length };
   await lease.protect(id, manifest.digest);
+  const names = (request.names ?? []).map((name) => parseReference(name));
+  // A build that has changed nothing makes the same image again.
+  const before = await ports.store.get(id);
+  if (before?.manifest.digest === manifest.digest && names.length === 0) return { id, manifest };
   await putBytes(ports, config, id);
   await putBytes(ports, bytes, manifest.digest);
   const blobs = await recordedBlobs(ports, [manifest.digest, id, ...layers.map((layer) => layer.descriptor.digest)]);
-  const names = (request.names ?? []).map((name) => parseReference(name));
   const stored = layers.map(({ diffId, layerId }) => ({ diffId, layerId }));
   await ports.store.put({ id, config, manifest, layers: stored, blobs, names, now: ports.now(), parentId });
   return { id, manifest };
