@@ -2,9 +2,15 @@
  * Building over Docker's API, the classic way: `POST /build` takes a context as a tar and tells in Docker's words what it
  * does. BuildKit's way, `/session` and `/grpc`, is not here; what the classic builder lacks is in berth-builds.ts.
  */
+import {
+  createIgnore,
+  DOCKERIGNORE_MAX_BYTES,
+  dockerignoreNames,
+  parseDockerignore,
+} from '../../shared/dockerignore.ts';
 import { AppError } from '../../shared/errors.ts';
 import { parseBytes } from '../../shared/units.ts';
-import type { BuildContext, BuildEvent, BuildResult, Builds } from '../engine.ts';
+import type { BuildContext, BuildEvent, BuildRequest, BuildResult, Builds, Contexts, EventLog } from '../engine.ts';
 import { createOutputValve } from './build-output.ts';
 import { type ClassicBuild, parseClassicBuild } from './build-request.ts';
 import { createClassicWords, failureDetail, successMessages } from './build-words.ts';
@@ -28,6 +34,7 @@ const QUIET_KEPT = 1 << 20;
 /** What of an engine these routes need. */
 export interface BuildPorts {
   readonly builds: Builds;
+  readonly events: EventLog;
   readonly now: () => Date;
 }
 
@@ -70,6 +77,8 @@ export function addBuildRoutes(router: ApiRouter, engine: BuildPorts): void {
       kinds: filters.type,
       ids: filters.id,
     });
+    const attributes = { reclaimed: String(reclaimedBytes) };
+    engine.events.publish({ type: 'builder', action: 'prune', id: '', attributes });
     sendJson(ctx, { CachesDeleted: deleted.length === 0 ? null : deleted, SpaceReclaimed: reclaimedBytes });
   });
 }
@@ -88,7 +97,8 @@ interface ClassicRun {
 }
 
 async function runBuild(ctx: ApiContext, { engine, build, report, signal }: ClassicRun): Promise<void> {
-  await using context = await openContext(ctx, { engine, build, signal });
+  await using sent = await openContext(ctx, { engine, build, signal });
+  await using reduced = await withoutBuildFiles(sent, build.request.dockerfile.name, engine.builds.contexts);
   const words = createClassicWords();
   const valve = createOutputValve(ctx.res);
   const quiet = build.isQuiet ? createTail() : undefined;
@@ -96,7 +106,7 @@ async function runBuild(ctx: ApiContext, { engine, build, report, signal }: Clas
   const onEvent = (event: BuildEvent) =>
     tell(words.take(event.kind === 'output' ? { ...event, bytes: valve(event.bytes) } : event));
   try {
-    await using result = await engine.builds.build({ ...build.request, context }, { signal, onEvent });
+    await using result = await engine.builds.build({ ...build.request, ...reduced.request }, { signal, onEvent });
     tell(words.rest());
     const id = idOf(result);
     if (build.isQuiet) report({ stream: `${id}\n` });
@@ -121,6 +131,34 @@ async function openContext(
   const { contexts } = engine.builds;
   if (build.remote !== undefined) return await contexts.fetch(build.remote, { signal });
   return await contexts.receive(requestBody(ctx), { signal });
+}
+
+const DOCKERFILE_MAX_BYTES = 1 << 20;
+
+interface Reduced extends AsyncDisposable {
+  readonly request: Pick<BuildRequest, 'context'> & Partial<Pick<BuildRequest, 'dockerfile'>>;
+}
+
+/**
+ * Clients send the Dockerfile and `.dockerignore` even where the latter leaves them out, because the builder needs them.
+ * COPY must not see them then.
+ */
+async function withoutBuildFiles(sent: BuildContext, name: string, contexts: Contexts): Promise<Reduced> {
+  const whole = { request: { context: sent }, async [Symbol.asyncDispose]() {} };
+  for (const file of dockerignoreNames(name)) {
+    const patterns = await sent.text(file, DOCKERIGNORE_MAX_BYTES);
+    if (patterns === undefined) continue;
+    const ignore = createIgnore(parseDockerignore(patterns));
+    const paths = [name, file].filter((path) => ignore.ignores(path));
+    if (paths.length === 0) return whole;
+    const text = await sent.text(name, DOCKERFILE_MAX_BYTES);
+    const context = await contexts.without(sent, paths);
+    return {
+      request: { context, ...(text !== undefined && { dockerfile: { name, text } }) },
+      [Symbol.asyncDispose]: () => context[Symbol.asyncDispose](),
+    };
+  }
+  return whole;
 }
 
 /** The end of what a quiet build would have said. */

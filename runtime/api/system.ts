@@ -1,7 +1,8 @@
 /** The engine itself over the Engine API: `/_ping`, `/version`, `/info`, `/system/df`. */
 import { AppError } from '../../shared/errors.ts';
-import type { ContainerSummary, Engine, EngineDescription, ImagesUsage, VolumeUsage } from '../engine.ts';
+import type { CacheRecord, ContainerSummary, Engine, EngineDescription, ImagesUsage, VolumeUsage } from '../engine.ts';
 import { isAlive } from '../engine.ts';
+import { cacheRecordJson } from './build-cache-json.ts';
 import { containerSummaryJson } from './container-json.ts';
 import { type ApiRouter, queryFlag, queryTexts, sendJson } from './context.ts';
 import { imageSummaryJson } from './image-json.ts';
@@ -43,12 +44,13 @@ export function addSystemRoutes(router: ApiRouter, engine: Engine): void {
     for (const type of types)
       if (!DF_TYPES.includes(type)) throw new AppError('invalid', `unknown object type: ${type.slice(0, 100)}`);
     const wanted = (type: string) => types.size === 0 || types.has(type);
-    const [images, containers, volumes] = await Promise.all([
+    const [images, containers, volumes, buildCache] = await Promise.all([
       wanted('image') ? engine.images.usage() : undefined,
       wanted('container') ? engine.containers.list({ all: true, size: true }) : undefined,
       wanted('volume') ? engine.volumes.usage() : undefined,
+      wanted('build-cache') ? engine.builds.usage() : undefined,
     ]);
-    const parts = { images, containers, volumes, hasBuildCache: wanted('build-cache') };
+    const parts = { images, containers, volumes, buildCache };
     const { apiMinor } = ctx.state;
     const verbose = queryFlag(ctx, 'verbose');
     sendJson(ctx, {
@@ -65,7 +67,7 @@ interface DiskUsage {
   readonly images: ImagesUsage | undefined;
   readonly containers: readonly ContainerSummary[] | undefined;
   readonly volumes: readonly VolumeUsage[] | undefined;
-  readonly hasBuildCache: boolean;
+  readonly buildCache: readonly CacheRecord[] | undefined;
 }
 
 function imageItems(usage: ImagesUsage, apiMinor: number): unknown[] {
@@ -78,7 +80,10 @@ function itemsJson(usage: DiskUsage, apiMinor: number): Record<string, unknown> 
     ...(usage.images && { LayersSize: usage.images.actualBytes, Images: imageItems(usage.images, apiMinor) }),
     ...(usage.containers && { Containers: usage.containers.map((summary) => containerSummaryJson(summary)) }),
     ...(usage.volumes && { Volumes: usage.volumes.map(volumeUsageJson) }),
-    ...(usage.hasBuildCache && { BuildCache: [], BuilderSize: 0 }),
+    ...(usage.buildCache && {
+      BuildCache: usage.buildCache.map(cacheRecordJson),
+      BuilderSize: cacheBytes(usage.buildCache),
+    }),
   };
 }
 
@@ -117,8 +122,21 @@ function sumsJson(usage: DiskUsage, form: { apiMinor: number; verbose: boolean }
       TotalSize: bytes(volumes),
     });
   }
-  if (usage.hasBuildCache) sums.BuildCacheUsage = {};
+  if (usage.buildCache !== undefined) {
+    const { buildCache } = usage;
+    sums.BuildCacheUsage = withoutZeros({
+      ActiveCount: buildCache.filter(({ isInUse }) => isInUse).length,
+      Items: form.verbose && buildCache.length > 0 ? buildCache.map(cacheRecordJson) : undefined,
+      Reclaimable: cacheBytes(buildCache.filter(({ isInUse, isShared }) => !isInUse && !isShared)),
+      TotalCount: buildCache.length,
+      TotalSize: cacheBytes(buildCache),
+    });
+  }
   return sums;
+}
+
+function cacheBytes(records: readonly CacheRecord[]): number {
+  return records.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
 }
 
 function withoutZeros(sums: Record<string, unknown>): Record<string, unknown> {
