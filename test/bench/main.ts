@@ -12,6 +12,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { debianImage } from '../fixtures/images.ts';
 import type { Place } from '../fixtures/programs.ts';
+import { buildRows } from './build.ts';
 import { cliRows, containerRows } from './containers.ts';
 import { imageRows } from './images.ts';
 import { isWithin, type Row, table } from './measure.ts';
@@ -26,6 +27,7 @@ const SECTIONS: Readonly<Record<string, Section>> = {
   containers: containerRows,
   networks: networkRows,
   cli: cliRows,
+  build: buildRows,
 };
 const INSIDE = 'BERTH_BENCH_INSIDE';
 

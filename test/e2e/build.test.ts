@@ -74,7 +74,7 @@ describe('docker build, the classic way', () => {
     const again = await dockerBuild(['-q', '-t', 'local/built:v1', '--build-arg', 'NAME=ann', context]);
     expect(again.stdout).toBe(`${await place.dockerOk(['inspect', '-f', '{{.Id}}', 'local/built:v1'])}\n`);
     const cached = await dockerBuild(['--build-arg', 'NAME=ann', context]);
-    expect(cached.stdout.match(/ ---> Using cache\n/g)?.length).toBeGreaterThanOrEqual(4);
+    expect(cached.stdout.match(/ ---> Using cache\n/g)?.length).toBe(3);
     expect(cached.stdout).not.toContain('Running in');
   });
 
@@ -221,13 +221,14 @@ describe('berth build', () => {
         'cut -c1-8 /sum; ls /run/secrets 2>&1 | grep -c t$; true',
       ]),
     ).toMatch(/^[0-9a-f]{8}\n0$/);
-    expect(
-      (
-        await run('grep', ['-rqF', 's3cret', join(place.host.root, 'engine'), join(place.host.root, 'logs')], {
-          env: place.host.env,
-        })
-      ).code,
-    ).toBe(1);
+    const found = await run(
+      'grep',
+      ['-rlsF', 's3cret', join(place.host.root, 'engine'), join(place.host.root, 'logs')],
+      {
+        env: place.host.env,
+      },
+    );
+    expect(found.stdout).toBe('');
   });
 
   it('shows where it failed, and what the step said', async () => {
@@ -282,7 +283,7 @@ describe('the build cache', () => {
       '--since',
       '10m',
       '--until',
-      '0s',
+      String(Date.now() / 1000 + 0.001),
       '--filter',
       'type=builder',
       '--format',
