@@ -79,7 +79,8 @@ export class Steps {
       return done;
     } catch (error) {
       const isCanceled = error instanceof Error && (error.name === 'AbortError' || isTimeout(error));
-      ended(isCanceled ? 'canceled' : 'failed', { message: messageOf(error) });
+      // The lines below show the Dockerfile; whoever gets the error shows them once.
+      ended(isCanceled ? 'canceled' : 'failed', { message: messageOf(error).split('\n', 1)[0] });
       throw error;
     }
   }
