@@ -79,6 +79,7 @@ export type {
   CacheRecord,
   CacheSource,
   CacheTarget,
+  CacheUsage,
   NamedContext,
   RunOptions,
 } from './build/builds.ts';

@@ -152,7 +152,7 @@ export function addBerthBuildRoutes(router: ApiRouter, engine: BuildPorts): void
   });
 
   router.get('/berth/v1/builds/cache', async (ctx) => {
-    const [records, contextBytes] = await Promise.all([engine.builds.usage(), engine.builds.contexts.diskBytes()]);
+    const [{ records }, contextBytes] = await Promise.all([engine.builds.usage(), engine.builds.contexts.diskBytes()]);
     sendJson(ctx, { records: records.map(cacheRecordJson), contextBytes });
   });
 }

@@ -24,10 +24,11 @@ export function addBerthRoutes(router: ApiRouter, engine: Engine): void {
   });
 
   router.get('/berth/v1/usage', async (ctx) => {
-    const [images, containers, volumes, other] = await Promise.all([
+    const [images, containers, volumes, buildCache, other] = await Promise.all([
       engine.images.usage(),
       engine.containers.list({ all: true, size: true }),
       engine.volumes.usage(),
+      engine.builds.usage(),
       engine.otherUsage(),
     ]);
     const parts = [
@@ -36,6 +37,7 @@ export function addBerthRoutes(router: ApiRouter, engine: Engine): void {
       { Name: 'unpacked layers', Bytes: other.unpackedLayerBytes },
       { Name: 'containers', Bytes: containers.reduce((sum, { size }) => sum + (size?.writableBytes ?? 0), 0) },
       { Name: 'volumes', Bytes: volumes.reduce((sum, { diskBytes = 0 }) => sum + diskBytes, 0) },
+      { Name: 'build cache', Bytes: buildCache.diskBytes },
       { Name: 'logs', Bytes: other.logBytes },
       { Name: 'metadata', Bytes: other.metadataBytes },
     ];

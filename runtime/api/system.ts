@@ -1,6 +1,6 @@
 /** The engine itself over the Engine API: `/_ping`, `/version`, `/info`, `/system/df`. */
 import { AppError } from '../../shared/errors.ts';
-import type { CacheRecord, ContainerSummary, Engine, EngineDescription, ImagesUsage, VolumeUsage } from '../engine.ts';
+import type { CacheUsage, ContainerSummary, Engine, EngineDescription, ImagesUsage, VolumeUsage } from '../engine.ts';
 import { isAlive } from '../engine.ts';
 import { cacheRecordJson } from './build-cache-json.ts';
 import { containerSummaryJson } from './container-json.ts';
@@ -67,7 +67,7 @@ interface DiskUsage {
   readonly images: ImagesUsage | undefined;
   readonly containers: readonly ContainerSummary[] | undefined;
   readonly volumes: readonly VolumeUsage[] | undefined;
-  readonly buildCache: readonly CacheRecord[] | undefined;
+  readonly buildCache: CacheUsage | undefined;
 }
 
 function imageItems(usage: ImagesUsage, apiMinor: number): unknown[] {
@@ -81,8 +81,8 @@ function itemsJson(usage: DiskUsage, apiMinor: number): Record<string, unknown> 
     ...(usage.containers && { Containers: usage.containers.map((summary) => containerSummaryJson(summary)) }),
     ...(usage.volumes && { Volumes: usage.volumes.map(volumeUsageJson) }),
     ...(usage.buildCache && {
-      BuildCache: usage.buildCache.map(cacheRecordJson),
-      BuilderSize: cacheBytes(usage.buildCache),
+      BuildCache: usage.buildCache.records.map(cacheRecordJson),
+      BuilderSize: usage.buildCache.diskBytes,
     }),
   };
 }
@@ -123,20 +123,16 @@ function sumsJson(usage: DiskUsage, form: { apiMinor: number; verbose: boolean }
     });
   }
   if (usage.buildCache !== undefined) {
-    const { buildCache } = usage;
+    const { records, diskBytes, reclaimableBytes } = usage.buildCache;
     sums.BuildCacheUsage = withoutZeros({
-      ActiveCount: buildCache.filter(({ isInUse }) => isInUse).length,
-      Items: form.verbose && buildCache.length > 0 ? buildCache.map(cacheRecordJson) : undefined,
-      Reclaimable: cacheBytes(buildCache.filter(({ isInUse, isShared }) => !isInUse && !isShared)),
-      TotalCount: buildCache.length,
-      TotalSize: cacheBytes(buildCache),
+      ActiveCount: records.filter(({ isInUse }) => isInUse).length,
+      Items: form.verbose && records.length > 0 ? records.map(cacheRecordJson) : undefined,
+      Reclaimable: reclaimableBytes,
+      TotalCount: records.length,
+      TotalSize: diskBytes,
     });
   }
   return sums;
-}
-
-function cacheBytes(records: readonly CacheRecord[]): number {
-  return records.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
 }
 
 function withoutZeros(sums: Record<string, unknown>): Record<string, unknown> {

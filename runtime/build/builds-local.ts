@@ -23,7 +23,7 @@ import type { BuildCache } from './cache.ts';
 import type { LocalContexts } from './contexts-local.ts';
 import { filesOf, pushImages, topOf } from './outputs.ts';
 import type { Provenance } from './provenance.ts';
-import { chooseRecords } from './prune.ts';
+import { chooseRecords, diskBytesOf, freedBytes } from './prune.ts';
 import {
   cacheListOf,
   exportCache,
@@ -68,20 +68,17 @@ export function createBuilds(ports: BuildsPorts): LocalBuilds {
   const underway: Underway = new Map();
   const parts = [ports.cache, ports.caches, ports.contexts] as const;
 
-  const usage = async (): Promise<readonly CacheRecord[]> => {
+  const readRecords = async (): Promise<readonly CacheRecord[]> => {
     const records = [...(await ports.cache.records()), ...ports.caches.records(), ...ports.contexts.records()];
     return records.toSorted((a, b) => b.usedAt.getTime() - a.usedAt.getTime());
   };
 
   const prune = async (filter: CachePruneFilter = {}): Promise<CachePruneResult> => {
     const { bavail, bsize } = await statfs(ports.directory);
-    const chosen = chooseRecords(await usage(), filter, { freeBytes: bavail * bsize });
+    const records = await readRecords();
+    const chosen = chooseRecords(records, filter, { freeBytes: bavail * bsize });
     const ids = new Set(chosen.map(({ id }) => id));
-    if (filter.dryRun === true) {
-      const own = chosen.filter(({ isShared }) => !isShared);
-      return { deleted: [...ids], reclaimedBytes: own.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0) };
-    }
-    if (ids.size === 0) return { deleted: [], reclaimedBytes: 0 };
+    if (filter.dryRun === true) return { deleted: [...ids], reclaimedBytes: freedBytes(chosen, records) };
     const removed = await Promise.all(parts.map((part) => part.remove(ids)));
     await ports.digests.keepOnly(new Set((await ports.layers.list()).map(({ id }) => id)));
     return {
@@ -123,7 +120,11 @@ export function createBuilds(ports: BuildsPorts): LocalBuilds {
     async check(request) {
       return checksOf(await readDockerfile(request), request, ports.host);
     },
-    usage,
+    async usage() {
+      const records = await readRecords();
+      const unused = records.filter(({ isInUse }) => !isInUse);
+      return { records, diskBytes: diskBytesOf(records), reclaimableBytes: freedBytes(unused, records) };
+    },
     prune,
     cached() {
       const { layers, blobs } = ports.cache.content();

@@ -30,8 +30,8 @@ export interface Builds {
   check(
     request: Pick<BuildRequest, 'context' | 'dockerfile' | 'target' | 'buildArgs' | 'platforms'>,
   ): Promise<readonly BuildWarning[]>;
-  /** What the build cache holds, newest use first. */
-  usage(): Promise<readonly CacheRecord[]>;
+  /** What the build cache holds. */
+  usage(): Promise<CacheUsage>;
   /** Removes what no build uses now. */
   prune(filter?: CachePruneFilter): Promise<CachePruneResult>;
 }
@@ -205,6 +205,8 @@ export interface CacheRecord {
   readonly description: string;
   /** Bytes on disk of what it holds. */
   readonly sizeBytes: number;
+  /** What of this no image names: bytes on disk by layer, blob or directory. Two records may hold the same. */
+  readonly parts: ReadonlyMap<string, number>;
   /** Images name the same bytes: pruning it frees nothing. */
   readonly isShared: boolean;
   /** A build works with it now. */
@@ -212,6 +214,15 @@ export interface CacheRecord {
   readonly createdAt: Date;
   readonly usedAt: Date;
   readonly usedCount: number;
+}
+
+export interface CacheUsage {
+  /** Newest use first. */
+  readonly records: readonly CacheRecord[];
+  /** On disk, for what only the build cache has; each thing once. */
+  readonly diskBytes: number;
+  /** Of these, what no build uses now: what pruning everything frees. */
+  readonly reclaimableBytes: number;
 }
 
 export interface CachePruneFilter {

@@ -155,6 +155,7 @@ export class CacheMounts {
       kind: 'exec.cachemount',
       description: entry.description,
       sizeBytes: entry.diskBytes,
+      parts: new Map([[`mount ${entry.id}`, entry.diskBytes]]),
       isShared: false,
       isInUse: entry.users > 0,
       createdAt: entry.createdAt,

@@ -70,7 +70,7 @@ interface Entry {
 
 export interface BuildCachePorts {
   readonly database: Database<CacheTables>;
-  readonly layers: Pick<LayerStore, 'get'>;
+  readonly layers: Pick<LayerStore, 'get' | 'list'>;
   readonly images: Pick<Images, 'blobBytes' | 'discard' | 'namedContent'>;
   readonly now: () => Date;
 }
@@ -96,8 +96,10 @@ export class BuildCache {
     const { layer } = entry.result;
     if (layer !== undefined) {
       await Promise.all([layer.layerId, layer.descriptor.digest].map((digest) => lease.protect(digest)));
+      const isThere = (await this.#ports.layers.get(layer.layerId)) !== undefined;
+      // It may have been pruned while we waited.
       if (this.#entries.get(key) !== entry) return undefined;
-      if ((await this.#ports.layers.get(layer.layerId)) === undefined) {
+      if (!isThere) {
         await this.#forget([entry]);
         return undefined;
       }
@@ -183,17 +185,31 @@ export class BuildCache {
 
   async records(): Promise<readonly CacheRecord[]> {
     const named = await this.#ports.images.namedContent();
-    return [...this.#entries.values()].map(({ key, description, result, diskBytes, usedAt, usedCount, users }) => ({
-      id: idOf(key),
-      kind: 'regular',
-      description,
-      sizeBytes: diskBytes,
-      isShared: result.layer !== undefined && named.layers.has(result.layer.layerId),
-      isInUse: users > 0,
-      createdAt: result.createdAt,
-      usedAt,
-      usedCount,
-    }));
+    const layers = new Map((await this.#ports.layers.list()).map(({ id, diskBytes }) => [id, diskBytes]));
+    const partsOf = ({ result: { layer }, diskBytes }: Entry): ReadonlyMap<string, number> => {
+      if (layer === undefined) return new Map();
+      const { layerId, descriptor } = layer;
+      const layerBytes = layers.get(layerId) ?? 0;
+      const parts = new Map<string, number>();
+      if (!named.layers.has(layerId)) parts.set(`layer ${layerId}`, layerBytes);
+      if (!named.blobs.has(descriptor.digest)) parts.set(`blob ${descriptor.digest}`, diskBytes - layerBytes);
+      return parts;
+    };
+    return [...this.#entries.values()].map((entry) => {
+      const { key, description, result, diskBytes, usedAt, usedCount, users } = entry;
+      return {
+        id: idOf(key),
+        parts: partsOf(entry),
+        kind: 'regular',
+        description,
+        sizeBytes: diskBytes,
+        isShared: result.layer !== undefined && named.layers.has(result.layer.layerId),
+        isInUse: users > 0,
+        createdAt: result.createdAt,
+        usedAt,
+        usedCount,
+      };
+    });
   }
 
   /** Forgets records by id, but those that a build uses. Answers the bytes that this gave back to the disk. */

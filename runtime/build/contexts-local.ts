@@ -67,6 +67,8 @@ interface Kept {
   readonly description: string;
   readonly chain: Chain;
   readonly diskBytes: number;
+  /** Bytes on disk of each layer. */
+  readonly layerBytes: readonly number[];
   readonly createdAt: Date;
   usedAt: Date;
   usedCount: number;
@@ -290,6 +292,7 @@ export async function createContexts(ports: ContextPorts): Promise<LocalContexts
             description: name.slice(0, DESCRIPTION_CHARACTERS),
             chain,
             diskBytes: found.reduce((sum, layer) => sum + (layer?.diskBytes ?? 0), 0),
+            layerBytes: found.map((layer) => layer?.diskBytes ?? 0),
             createdAt: now(),
             usedAt: now(),
             usedCount: before?.usedCount ?? 0,
@@ -360,8 +363,9 @@ export async function createContexts(ports: ContextPorts): Promise<LocalContexts
     records: () =>
       [...kept.values()]
         .sort((a, b) => b.usedAt.getTime() - a.usedAt.getTime())
-        .map(({ id, description, diskBytes: sizeBytes, users, createdAt, usedAt, usedCount }) => ({
+        .map(({ id, description, chain, layerBytes, diskBytes: sizeBytes, users, createdAt, usedAt, usedCount }) => ({
           ...{ id: recordId(id), kind: 'source.local', description: `local source for ${description}`, sizeBytes },
+          parts: new Map(chain.map((layer, index) => [`layer ${layer}`, layerBytes[index] ?? 0])),
           ...{ isShared: false, isInUse: users > 0, createdAt, usedAt, usedCount },
         })),
     async remove(ids) {
@@ -388,6 +392,7 @@ async function readRows({ database, layers }: ContextPorts): Promise<Map<string,
     else
       kept.set(id, {
         ...{ id, description, chain, diskBytes, usedCount, users: 0 },
+        layerBytes: found.map((layer) => layer?.diskBytes ?? 0),
         ...{ createdAt: new Date(createdMs), usedAt: new Date(usedMs) },
       });
   }

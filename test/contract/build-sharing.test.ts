@@ -183,7 +183,7 @@ describe('work that is under way', () => {
   async function openSteps(importResult: () => Promise<StepResult | undefined> = async () => undefined) {
     const cache = await openBuildCache({
       database,
-      layers: { get: async () => undefined },
+      layers: { get: async () => undefined, list: async () => [] },
       images: {
         blobBytes: async () => 0,
         discard: async () => 0,

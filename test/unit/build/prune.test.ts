@@ -1,8 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import type { CachePruneFilter, CacheRecord } from '../../../runtime/build/builds.ts';
-import { chooseRecords } from '../../../runtime/build/prune.ts';
+import { chooseRecords, diskBytesOf, freedBytes } from '../../../runtime/build/prune.ts';
 
 const record = (id: string, day: number, more: Partial<CacheRecord> = {}): CacheRecord => ({
+  parts: new Map(more.isShared === true ? [] : [[id, more.sizeBytes ?? 10]]),
   ...{ id, kind: 'regular', description: id, sizeBytes: 10, isShared: false, isInUse: false, usedCount: 0 },
   createdAt: new Date(0),
   usedAt: new Date(Date.UTC(2024, 0, day)),
@@ -47,5 +48,18 @@ describe('what a prune takes', () => {
     ['until both are so', { keepBytes: 115, minFreeBytes: 1020 }, ['old', 'mid']],
   ])('%s', (_, filter, ids) => {
     expect(chosen(filter)).toEqual(ids);
+  });
+});
+
+describe('bytes of records', () => {
+  it('count once what several of them hold, and go with the last of these', () => {
+    const layer = (id: string, parts: Record<string, number>) =>
+      record(id, 1, { parts: new Map(Object.entries(parts)), sizeBytes: 100 });
+    const [a, b, c] = [layer('a', { x: 10, y: 1 }), layer('b', { x: 10 }), layer('c', { z: 5 })];
+    const all = [a, b, c];
+    expect(diskBytesOf(all)).toBe(16);
+    expect([[a], [b], [a, b], [c], all].map((gone) => freedBytes(gone, all))).toEqual([1, 0, 11, 5, 16]);
+    const kept = (keepBytes: number) => chooseRecords(all, { keepBytes }, { freeBytes: 0 }).map(({ id }) => id);
+    expect([kept(16), kept(15), kept(14), kept(5)]).toEqual([[], ['a'], ['a', 'b'], ['a', 'b']]);
   });
 });
