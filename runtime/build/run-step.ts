@@ -59,7 +59,8 @@ export async function runStep(
       ports,
       {
         argv,
-        env: [...env, ...proxiesOf(env, request.buildArgs ?? {}), ...mounts.env],
+        env,
+        privateEnv: [...proxiesOf(env, request.buildArgs ?? {}), ...mounts.env],
         user: config.User ?? '',
         workingDirectory,
         chain: layers.map((layer) => layer.layerId),

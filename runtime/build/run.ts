@@ -43,6 +43,8 @@ export interface TmpfsMount {
 export interface RunRequest {
   readonly argv: readonly string[];
   readonly env: readonly string[];
+  /** More of it, which nothing writes down: secrets, and proxies with passwords. */
+  readonly privateEnv: readonly string[];
   readonly user: string;
   readonly workingDirectory: string;
   readonly chain: Chain;
@@ -108,7 +110,7 @@ export async function runCommandStep(ports: RunPorts, request: RunRequest, hooks
   const stop = () => void containers.kill(id, 'SIGKILL').catch(() => {});
   signal?.addEventListener('abort', stop, { once: true });
   try {
-    await containers.start(id, { signal });
+    await containers.start(id, { signal, env: request.privateEnv });
     hooks.onStarted(id);
     if (signal?.aborted) stop();
     for await (const chunk of attachment.output) hooks.onOutput(chunk);

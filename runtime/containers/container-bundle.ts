@@ -53,10 +53,10 @@ export class ContainerBundle {
   }
 
   /**
-   * For a run with these volumes. When it fails, nothing is still being made, and `close` takes back what was; the
+   * For a run with these volumes, and with more environment than the record has. When it fails, nothing is still being made, and `close` takes back what was; the
    * snapshot and the network are the caller's to put away.
    */
-  async make(volumeSources: readonly string[]): Promise<void> {
+  async make(volumeSources: readonly string[], env: readonly string[] = []): Promise<void> {
     const { snapshots, spec, pidOf } = this.#ports;
     const { id, mounts, hostConfig } = this.#record();
     const parts = [
@@ -68,7 +68,12 @@ export class ContainerBundle {
     await Promise.allSettled(parts);
     const [{ rootfs }, network, ipc] = await Promise.all(parts);
     this.#rootfs = rootfs;
-    const record = { ...this.#linkedRecord(), mounts: withSources(mounts, volumeSources) };
+    const linked = this.#linkedRecord();
+    const record = {
+      ...linked,
+      config: { ...linked.config, Env: [...linked.config.Env, ...env] },
+      mounts: withSources(mounts, volumeSources),
+    };
     const config = await spec.container({ record, rootfs, etc: this.#network.etcPaths, network, pidOf, ...ipc });
     await writeFile(join(this.directory, 'config.json'), config, { mode: 0o600 });
   }

@@ -18,6 +18,11 @@ import type { CreateRequest, EndpointRequest, ExecRequest, UpdateRequest } from 
 /** Parsed `filters=`: each key with the values asked for. */
 export type Filters = Readonly<Record<string, readonly string[]>>;
 
+export interface StartOptions extends Cancelable {
+  /** More environment for this run alone; no record of the container has it. */
+  readonly env?: readonly string[] | undefined;
+}
+
 export interface Containers {
   /**
    * @throws AppError 'invalid' (name, command, options), 'conflict' (name taken), 'not-found' (`No such image: x`),
@@ -28,7 +33,7 @@ export interface Containers {
    * false = it ran already. @throws AppError 'invalid' with Docker's words when the command cannot be run (a client
    * exits with 126 or 127), 'conflict' while it is paused, removing or dead
    */
-  start(name: string, options?: Cancelable): Promise<boolean>;
+  start(name: string, options?: StartOptions): Promise<boolean>;
   /** Stop signal, time to obey, SIGKILL. false = it did not run. Resolves when it has ended. */
   stop(name: string, options?: StopOptions): Promise<boolean>;
   restart(name: string, options?: StopOptions): Promise<void>;

@@ -24,6 +24,7 @@ import type {
   LogOptions,
   LogStream,
   RemoveOptions,
+  StartOptions,
   StopOptions,
   WaitCondition,
   WaitResult,
@@ -154,7 +155,7 @@ export class LiveContainer {
     this.publish('create');
   }
 
-  start(options: Cancelable = {}): Promise<boolean> {
+  start(options: StartOptions = {}): Promise<boolean> {
     return this.#verb(async () => {
       const { status } = this.#record.state;
       if (status === 'running') return false;
@@ -450,7 +451,7 @@ export class LiveContainer {
       throw new AppError('unsupported', `cannot ${action} container ${JSON.stringify(this.name)}: ${obstacle}`);
   }
 
-  async #launch(options: Cancelable): Promise<void> {
+  async #launch(options: StartOptions): Promise<void> {
     this.#mustBeAbleTo('start');
     await this.#teardown;
     let supervised: Supervised;
@@ -473,7 +474,7 @@ export class LiveContainer {
     void supervised.exited.then((exit) => this.#ended(supervised, exit));
   }
 
-  async #spawn(options: Cancelable): Promise<{ readonly supervised: Supervised; readonly startedAt: Date }> {
+  async #spawn(options: StartOptions): Promise<{ readonly supervised: Supervised; readonly startedAt: Date }> {
     const { snapshots, supervisor, volumes } = this.#ports;
     await using undo = new AsyncDisposableStack();
     undo.defer(() => snapshots.unmount(this.id));
@@ -483,7 +484,7 @@ export class LiveContainer {
     undo.defer(() => volumes.detach(this.id));
     await this.#output.check();
     const log = await this.#output.open();
-    const ready = this.#bundle.make(attached.sources);
+    const ready = this.#bundle.make(attached.sources, options.env);
     const settled = ready.catch(() => {});
     // Whatever fails first, nothing is still being made when the rest is taken back.
     undo.defer(() => settled);
