@@ -2,15 +2,15 @@
  * Local tar archives that ADD unpacks: told by their content, never by their name, and made a layer of their own first.
  * So the limits of layers stop a bomb, and what an archive holds can lead nowhere but into its own tree.
  */
-import type { Readable } from 'node:stream';
+import { Readable } from 'node:stream';
 import { isKind } from '../../shared/errors.ts';
 import type { Cancelable } from '../../shared/streams.ts';
-import { decompress, peekForm } from '../images/decompress.ts';
+import { decompress } from '../images/decompress.ts';
 import type { Lease } from '../images/images.ts';
 import type { Chain, LayerStore } from '../layers/layer-store.ts';
-import { isTarHeader, TAR_BLOCK_BYTES } from '../layers/tar.ts';
+import { createTarParser, isTarHeader, TAR_BLOCK_BYTES } from '../layers/tar.ts';
 import { type FileTree, openFileTree } from './file-tree.ts';
-import { type SelectedItem, type Selection, selectFiles } from './selection.ts';
+import { type SelectedEntry, type SelectedItem, type Selection, selectFiles } from './selection.ts';
 
 export interface UnpackOptions extends Cancelable {
   readonly layers: LayerStore;
@@ -26,14 +26,32 @@ export interface UnpackOptions extends Cancelable {
 export async function unpackArchives(selection: Selection, options: UnpackOptions): Promise<readonly Selection[]> {
   const found: Selection[] = [];
   for (const item of selection.items) {
-    const chain = item.kind === 'single' ? await unpack(selection.tree, item, options) : undefined;
-    if (chain === undefined) found.push({ ...selection, items: [item] });
-    else
-      found.push(
-        await selectFiles({ tree: await openFileTree(options.layers, chain), sources: ['/'], owners: 'kept' }),
-      );
+    const unpacked = item.kind === 'single' ? await unpack(selection.tree, item, options) : undefined;
+    if (unpacked === undefined) found.push({ ...selection, items: [item] });
+    else found.push(await selectUnpacked(unpacked, options.layers));
   }
   return found;
+}
+
+interface Unpacked {
+  readonly chain: Chain;
+  /** Directories that the archive has entries for: latin1, relative. */
+  readonly directories: ReadonlySet<string>;
+}
+
+async function selectUnpacked({ chain, directories }: Unpacked, layers: LayerStore): Promise<Selection> {
+  const tree = await openFileTree(layers, chain);
+  const selection = await selectFiles({ tree, sources: ['/'], owners: 'kept' });
+  const items = selection.items.map((item): SelectedItem => {
+    if (item.kind === 'single') return item;
+    const isImplied = ({ path, merged }: SelectedEntry) => merged.directory !== undefined && !directories.has(path);
+    return {
+      ...item,
+      isUnpacked: true,
+      entries: item.entries.map((entry) => (isImplied(entry) ? { ...entry, isImplied: true } : entry)),
+    };
+  });
+  return { ...selection, items };
 }
 
 type SingleItem = Extract<SelectedItem, { readonly kind: 'single' }>;
@@ -42,19 +60,37 @@ async function unpack(
   tree: FileTree,
   item: SingleItem,
   { layers, lease, signal }: UnpackOptions,
-): Promise<Chain | undefined> {
+): Promise<Unpacked | undefined> {
   const { node, layer } = item.merged;
   if (node.kind !== 'file' || node.sizeBytes === 0) return undefined;
   const open = () => tree.open({ path: item.path, node, layer });
   if (!(await isArchive(await open()))) return undefined;
-  const blob = await open();
-  const form = await peekForm(blob);
-  const isOurs = form !== 'bzip2' && form !== 'xz';
-  const made = await layers.make(isOurs ? blob : await decompress(blob), [], {
-    ...{ signal, compression: isOurs ? form : 'none', files: { removed: [] } },
-    protect: (id) => lease.protect(id),
+  const directories = new Set<string>();
+  const tar = Readable.from(noteDirectories(await decompress(await open()), directories), { objectMode: false });
+  const made = await layers.make(tar, [], { signal, files: { removed: [] }, protect: (id) => lease.protect(id) });
+  return { chain: [made.id], directories };
+}
+
+/** Passes the archive on. The rest is for who makes the layer to judge. */
+async function* noteDirectories(tar: AsyncIterable<Buffer>, directories: Set<string>) {
+  const parser = createTarParser({
+    entry({ type, path }) {
+      if (type === 'directory') directories.add(plainPath(path));
+    },
+    data() {},
+    hole() {},
   });
-  return [made.id];
+  for await (const chunk of tar) {
+    parser.write(chunk);
+    yield chunk;
+  }
+}
+
+function plainPath(path: string): string {
+  return path
+    .split('/')
+    .filter((name) => name !== '' && name !== '.')
+    .join('/');
 }
 
 /** Reads no more than the beginning. */

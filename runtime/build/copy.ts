@@ -14,12 +14,13 @@ import {
   type FileNode,
   type LayerNode,
   type MergedDirectory,
+  type MergedNode,
   nameFromUtf8,
   nameToUtf8,
 } from '../layers/tree.ts';
 import { type FileTree, lookUp, type TreeReader } from './file-tree.ts';
 import { parseModeChange, resolveOwner } from './ownership.ts';
-import type { Selection } from './selection.ts';
+import type { SelectedEntry, Selection } from './selection.ts';
 
 /** What the instruction itself holds: a heredoc. */
 export interface InlineFile {
@@ -82,6 +83,8 @@ async function planCopy(request: CopyRequest): Promise<ReadonlyMap<string, Plann
   const latest = request.sourceDateEpoch ?? Number.POSITIVE_INFINITY;
   const plan = new Map<string, Planned>();
   const lower = createLower(below);
+  /** What is below there counts no more. */
+  const replaced = new Set<string>();
   const destination = resolveDestination(request);
   const count = request.sources.reduce(
     (sum, source) => sum + (source.kind === 'inline' ? 1 : source.selection.items.length),
@@ -103,6 +106,7 @@ async function planCopy(request: CopyRequest): Promise<ReadonlyMap<string, Plann
   };
   const kindAt = (path: string): LayerNode['kind'] | undefined => {
     const planned = plan.get(path)?.kind;
+    if (planned === undefined && replaced.has(path)) return undefined;
     if (planned === undefined) return path === '' ? 'directory' : lower(path)?.node.kind;
     return planned === 'link' ? 'file' : planned;
   };
@@ -144,6 +148,26 @@ async function planCopy(request: CopyRequest): Promise<ReadonlyMap<string, Plann
     ensure(parentOf(path));
     plan.set(path, planned);
   };
+  /** A path without links of the tree below, but for those that this layer replaces. */
+  const follow = (path: string): string => {
+    let at = '';
+    for (const name of path.split('/')) {
+      const next = inside(at, name);
+      const isLink = below !== undefined && !plan.has(next) && lower(next)?.node.kind === 'symlink';
+      at = isLink ? lookUp(below, nameToUtf8(next)).path : next;
+    }
+    return at;
+  };
+  /** Where something out of an archive goes. It takes the place of what is of another kind, as when tar unpacks it. */
+  const unpackedAt = (path: string, { directory }: MergedNode): string => {
+    const parent = follow(parentOf(path));
+    const at = inside(parent, nameOf(path));
+    const there = kindAt(at);
+    if (there === undefined || (there === 'directory') === (directory !== undefined)) return at;
+    for (const planned of plan.keys()) if (planned === at || planned.startsWith(`${at}/`)) plan.delete(planned);
+    replaced.add(at);
+    return at;
+  };
   const targetOf = (name: string): string => {
     const { path, isDirectory } = destination;
     return isDirectory || kindAt(path) === 'directory' ? inside(path, name) : path;
@@ -164,13 +188,22 @@ async function planCopy(request: CopyRequest): Promise<ReadonlyMap<string, Plann
     }
     const { tree, owners, items } = source.selection;
     for (const item of items) {
-      const entries = item.kind === 'contents' ? item.entries : [{ path: '', merged: item.merged }];
+      const entries: readonly SelectedEntry[] =
+        item.kind === 'contents' ? item.entries : [{ path: '', merged: item.merged }];
       if (item.kind === 'contents') ensure(destination.path);
       const base = item.kind === 'contents' ? destination.path : targetOf(item.name);
-      for (const { path, merged } of entries) {
+      for (const { path, merged, isImplied } of entries) {
         const { node, layer } = merged;
         if (node.kind === 'socket') continue;
-        put(inside(base, path), {
+        const at =
+          item.kind === 'contents' && item.isUnpacked === true
+            ? unpackedAt(inside(base, path), merged)
+            : inside(base, path);
+        if (isImplied === true) {
+          ensure(follow(at));
+          continue;
+        }
+        put(at, {
           kind: node.kind,
           attributes: attributesOf(node, { owners, kind: node.kind }),
           target: node.kind === 'symlink' ? node.target : '',

@@ -37,9 +37,19 @@ export interface Selection {
   readonly items: readonly SelectedItem[];
 }
 
+export interface SelectedEntry extends TreeFile {
+  /** A directory that an archive only has names in: one that is there already stays as it is. */
+  readonly isImplied?: boolean;
+}
+
 export type SelectedItem =
   /** What goes into the destination directory: each directory before what it holds. */
-  | { readonly kind: 'contents'; readonly entries: readonly TreeFile[] }
+  | {
+      readonly kind: 'contents';
+      readonly entries: readonly SelectedEntry[];
+      /** Comes out of an archive. */
+      readonly isUnpacked?: boolean;
+    }
   /** One thing that is no directory; `name` is latin1. */
   | { readonly kind: 'single'; readonly name: string; readonly path: string; readonly merged: MergedNode };
 
@@ -68,19 +78,23 @@ export async function selectFiles(request: SelectRequest): Promise<Selection> {
 export async function digestSelection({ tree, items, owners }: Selection, digests: FileDigests): Promise<Digest> {
   const entries = items.flatMap((item, index) =>
     item.kind === 'contents'
-      ? item.entries.map(({ path, merged }) => ({ index, path, merged }))
-      : [{ index, path: item.name, merged: item.merged }],
+      ? item.entries.map(({ path, merged, isImplied = false }) => ({ index, path, merged, isImplied }))
+      : [{ index, path: item.name, merged: item.merged, isImplied: false }],
   );
   const contents = await contentDigests(tree, digests, entries);
   const hash = createHash('sha256');
-  for (const [index, { kind }] of items.entries()) hash.update(`${index} ${kind}\n`);
+  for (const [index, item] of items.entries()) {
+    const isUnpacked = item.kind === 'contents' && item.isUnpacked === true;
+    hash.update(`${index} ${isUnpacked ? 'unpacked' : item.kind}\n`);
+  }
   let count = 0;
-  for (const { index, path, merged } of entries) {
+  for (const { index, path, merged, isImplied } of entries) {
     const { node } = merged;
     const owner = owners === 'kept' ? [node.uid, node.gid] : [];
     const xattrs = [...(node.xattrs ?? [])].map(([name, value]) => [name, Buffer.from(value).toString('hex')]).sort();
     const content = node.kind === 'file' ? contents.get(node) : undefined;
-    const about = [index, path, node.kind, node.mode, owner, xattrs, special(node), content?.toString('hex')];
+    const kind = isImplied ? 'implied' : node.kind;
+    const about = [index, path, kind, node.mode, owner, xattrs, special(node), content?.toString('hex')];
     hash.update(`${JSON.stringify(about)}\n`);
     count += 1;
     if (count % NAMES_AT_ONCE === 0) await setImmediate();

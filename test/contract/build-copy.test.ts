@@ -287,6 +287,34 @@ describe('COPY', { timeout: 30_000 }, () => {
       }
       expect([...(await add(gzipSync('no tar'))).keys()]).toEqual(['to', 'to/arch', 'to/some.bin']);
     });
+    it('leaves directories as they are that the archive has no entry for', async () => {
+      const found = await add(tarOf([file('app/new'), file('app/dir/sub/new'), directory('data', 0o700)]), '/');
+      expect(found.get('app')).toBeUndefined();
+      expect(found.get('app/dir')).toBeUndefined();
+      expect(found.get('app/dir/sub')).toMatchObject({ type: 'directory', mode: 0o755 });
+      expect(found.get('data')).toMatchObject({ type: 'directory', mode: 0o700 });
+    });
+    it('follows links to directories below, and takes the place of what is of another kind', async () => {
+      const given = [
+        file('link/in'),
+        directory('old'),
+        file('old/in'),
+        file('dir', 'file'),
+        directory('out'),
+        file('out/in'),
+      ];
+      const found = await add(tarOf(given), '/app/');
+      expect([...found.keys()]).toEqual([
+        'app/dir',
+        'app/old',
+        'app/old/in',
+        'app/out',
+        'app/out/in',
+        'app/some.bin',
+        'data/real/in',
+      ]);
+      expect(found.get('app/dir')).toMatchObject({ type: 'file', text: 'file' });
+    });
     it('stops a bomb, and leads nowhere', async () => {
       await expect(add(gzipSync(tarOf([file('zeros', '\0'.repeat(40 << 20))])))).rejects.toMatchObject({
         kind: 'too-large',
