@@ -11,8 +11,8 @@ import { AppError, type ErrorKind, hasCode } from '../../shared/errors.ts';
 import { familiarReference, parseReference } from '../../shared/reference.ts';
 import type { ListedFile } from './build-context.ts';
 import { type BuildFlags, type BuildOutput, type BuildPlan, planBuild, type SecretSource } from './build-request.ts';
-import { type BuildSources, type Directory, openNamed, openSources, type Source } from './build-sources.ts';
-import { type BuildView, createBuildView, excerpt } from './build-view.ts';
+import { type Directory, openNamed, openSources, type Source } from './build-sources.ts';
+import { type BuildView, createBuildView } from './build-view.ts';
 import { jsonLines } from './client.ts';
 import { unpack } from './copy-command.ts';
 import { registryAuth } from './image-commands.ts';
@@ -43,9 +43,6 @@ export async function build(session: Session, context: string, flags: BuildFlags
     const result = await follow(stream, { view, onBegin: (id) => sendFiles(session, id, uploads) });
     if (plan.body.call === 'check') return printCheck(session, result.warnings);
     await deliver(session, { ...result, plan, view, flags });
-  } catch (error) {
-    view.end();
-    throw explained(error, sources, view);
   } finally {
     view.end();
     stream.destroy();
@@ -309,12 +306,4 @@ function printCheck(session: Session, warnings: readonly Json[]): void {
   }
   if (warnings.length === 0) print('Check complete, no warnings found.');
   else session.exitCode = 1;
-}
-
-/** Shows the lines of the Dockerfile around the one that failed, where the file is here. */
-function explained(error: unknown, { dockerfile }: BuildSources, view: BuildView): unknown {
-  if (!(error instanceof AppError) || dockerfile.text === undefined) return error;
-  const line = number(error.detail?.line);
-  if (line > 0) view.note(excerpt(dockerfile.text, { name: dockerfile.name, line }));
-  return error;
 }

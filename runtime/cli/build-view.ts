@@ -1,6 +1,6 @@
 /**
  * What a build does, shown on stderr: on a terminal finished steps as one line each and the running ones with the end of
- * their output; plain lines in a pipe; the engine's own events as JSON; or nothing. When a step fails its whole output is
+ * their output; plain lines in a pipe; the engine's own events as JSON; or only what failed. When a step fails its whole output is
  * there to be read.
  */
 import { StringDecoder } from 'node:string_decoder';
@@ -27,7 +27,7 @@ export interface ViewOptions {
 
 export function createBuildView(options: ViewOptions): BuildView {
   const { kind, output } = options;
-  if (kind === 'quiet') return { show() {}, note() {}, end() {} };
+  if (kind === 'quiet') return quietView(options);
   if (kind === 'rawjson') return jsonView(output);
   return kind === 'tty' || (kind === 'auto' && output.isTTY) ? liveView(options) : plainView(options);
 }
@@ -110,6 +110,27 @@ function warningText(event: Json): string {
   const warning = object(event.warning);
   const line = warning.line === undefined ? '' : ` (line ${number(warning.line)})`;
   return `warning: ${text(warning.rule)}: ${text(warning.message)}${line}`;
+}
+
+/** Nothing, unless a step fails. */
+function quietView({ output, clock }: ViewOptions): BuildView {
+  const steps = new Map<number, Step>();
+  return {
+    show(event) {
+      if (event.kind === 'started') {
+        const step = stepOf(event, clock);
+        steps.set(step.number, step);
+      }
+      const step = steps.get(number(event.step));
+      if (step === undefined) return;
+      if (event.kind === 'output') keep(step, takeLines(step, event));
+      if (event.kind !== 'ended') return;
+      steps.delete(step.number);
+      if (event.outcome === 'failed') output.write(`${[step.title, ...failedLines(step)].join('\n')}\n`);
+    },
+    note() {},
+    end() {},
+  };
 }
 
 /** What a log of a build service shows. Every line says which step it is of; a step that comes up again says its title again. */
@@ -249,9 +270,13 @@ function endedLines(step: Step, event: Json, oneLine: (line: string, end?: strin
   const mark = MARKS[event.outcome as keyof typeof MARKS] ?? MARKS.done;
   const end = event.outcome === 'cached' ? 'CACHED' : seconds(number(event.durationMs));
   const head = oneLine(`${mark} ${step.title}`, end);
-  if (event.outcome !== 'failed') return [head];
+  return event.outcome === 'failed' ? [head, ...failedLines(step)] : [head];
+}
+
+/** The whole output of a step. */
+function failedLines(step: Step): readonly string[] {
   const rest = step.rest === '' ? [] : [step.rest];
-  return [head, ...[...step.lines, ...rest].map((line) => `    ${line}`)];
+  return [...step.lines, ...rest].map((line) => `    ${line}`);
 }
 
 function tail(step: Step): readonly string[] {
@@ -264,20 +289,4 @@ function clean(line: string): string {
   const plain = stripVTControlCharacters(line).replaceAll('\t', '  ');
   const shown = plain.slice(plain.trimEnd().lastIndexOf('\r') + 1);
   return [...shown].filter((character) => character >= ' ' && character !== '\u007f').join('');
-}
-
-const AROUND = 2;
-
-/** Lines of a Dockerfile around the one that failed, which is marked. Pure. */
-export function excerpt(dockerfile: string, { name, line }: { readonly name: string; readonly line: number }): string {
-  const lines = dockerfile.split('\n');
-  const from = Math.max(1, line - AROUND);
-  const to = Math.min(lines.length, line + AROUND);
-  const digits = String(to).length;
-  const rows = lines
-    .slice(from - 1, to)
-    .map((row, index) => `${from + index === line ? '>>>' : '   '} ${String(from + index).padStart(digits)} | ${row}`);
-  return [`${name}:${line}`, '--------------------', ...rows.map((row) => row.trimEnd()), '--------------------'].join(
-    '\n',
-  );
 }

@@ -3,11 +3,12 @@
  * causes under --debug. Exit codes are docker's.
  */
 import { accessSync, constants } from 'node:fs';
-import { Command, CommanderError } from 'commander';
+import { CommanderError } from 'commander';
 import { enginePlace, HOST_PLACE, homeDirectory } from '../../shared/engine-place.ts';
 import { AppError, hasCode, messageOf } from '../../shared/errors.ts';
 import { ownPrivilege } from '../../shared/privilege.ts';
 import { buildProgram } from './commands.ts';
+import { DockerCommand } from './declare/docker-command.ts';
 import type { Act } from './declare/group.ts';
 import type { DefaultEngine } from './host.ts';
 import { ExitError, openSession, type Session } from './session.ts';
@@ -20,7 +21,7 @@ process.stdout.on('error', (error) => {
 });
 
 async function main(argv: readonly string[]): Promise<number> {
-  const program = new Command('berth');
+  const program = new DockerCommand('berth');
   let session: Session | undefined;
   program
     .description('Runs containers, keeps images. The engine (berthd) is started when it is needed.')

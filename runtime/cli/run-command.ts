@@ -32,11 +32,6 @@ function engineFailure(error: unknown): unknown {
   return error instanceof AppError ? new ExitError(ENGINE_FAILED, error.message, { cause: error }) : error;
 }
 
-/** `--no-sig-proxy` and docker's `--sig-proxy=false`. */
-function forwards(sigProxy: unknown): boolean {
-  return sigProxy !== false && sigProxy !== 'false';
-}
-
 function textFlag(flags: ContainerFlags, name: string): string | undefined {
   const value = flags[name];
   return typeof value === 'string' ? value : undefined;
@@ -207,7 +202,7 @@ export async function run(
       stdout: streams === undefined || streams.includes('stdout'),
       stderr: streams === undefined || streams.includes('stderr'),
       detachKeys: textFlag(flags, 'detachKeys'),
-      signals: forwards(flags.sigProxy),
+      signals: flags.sigProxy !== false,
       removed: flags.rm === true,
       start: async () => {
         await session.engine.call('POST', `/containers/${id}/start`);
@@ -223,7 +218,7 @@ export interface StartFlags {
   readonly attach?: boolean;
   readonly interactive?: boolean;
   readonly detachKeys?: string;
-  readonly sigProxy?: boolean | string;
+  readonly sigProxy?: boolean;
 }
 
 export async function start(session: Session, names: readonly string[], flags: StartFlags): Promise<void> {
@@ -239,7 +234,7 @@ export async function start(session: Session, names: readonly string[], flags: S
       stdout: true,
       stderr: true,
       detachKeys: flags.detachKeys,
-      signals: forwards(flags.sigProxy),
+      signals: flags.sigProxy !== false,
       removed: object(details.HostConfig).AutoRemove === true,
       start: async () => {
         await session.engine.call('POST', `/containers/${name}/start`);
@@ -262,7 +257,7 @@ export async function start(session: Session, names: readonly string[], flags: S
 
 export interface AttachFlags {
   readonly stdin?: boolean;
-  readonly sigProxy?: boolean | string;
+  readonly sigProxy?: boolean;
   readonly detachKeys?: string;
 }
 
@@ -281,7 +276,7 @@ export async function attach(session: Session, name: string, flags: AttachFlags)
     stdout: true,
     stderr: true,
     detachKeys: flags.detachKeys,
-    signals: forwards(flags.sigProxy),
+    signals: flags.sigProxy !== false,
     removed: false,
     start: undefined,
   });

@@ -217,17 +217,20 @@ export async function systemPrune(session: Session, flags: PruneFlags): Promise<
   const filters = flags.filter ?? [];
   if (flags.volumes === true && filters.some((filter) => filter.startsWith('until=')))
     throw new AppError('invalid', 'cannot use --filter until with --volumes: volumes have no time of last use');
+  // No record of the build cache has a label.
+  const withCache = filters.every((filter) => filter.startsWith('until='));
   const warnings = [
     'all stopped containers',
     'all networks not used by at least one container',
     ...(flags.volumes === true ? ['all anonymous volumes not used by at least one container'] : []),
     flags.all === true ? 'all images without at least one container associated to them' : 'all dangling images',
+    ...(withCache ? [flags.all === true ? 'unused build cache' : 'dangling build cache'] : []),
   ];
   const question = `WARNING! This will remove:\n${warnings.map((line) => `  - ${line}\n`).join('')}\nAre you sure you want to continue?`;
   if (!(await confirm(question, flags.force))) return;
   let reclaimedBytes = 0;
-  const prune = async (path: string, own: readonly string[] = []): Promise<Json> => {
-    const query = { filters: filterQuery([...filters, ...own]) };
+  const prune = async (path: string, own: readonly string[] = [], more = {}): Promise<Json> => {
+    const query = { filters: filterQuery([...filters, ...own]), ...more };
     const answer = object(await session.engine.call('POST', path, { query }));
     reclaimedBytes += number(answer.SpaceReclaimed);
     return answer;
@@ -247,6 +250,12 @@ export async function systemPrune(session: Session, flags: PruneFlags): Promise<
         Untagged === undefined ? `deleted: ${text(Deleted)}` : `untagged: ${text(Untagged)}`,
       ),
   );
+  // After the images: what they shared with it is its own now.
+  if (withCache)
+    tell(
+      'Deleted build cache objects',
+      strings((await prune('/build/prune', [], { all: flags.all === true ? 1 : undefined })).CachesDeleted),
+    );
   print(`Total reclaimed space: ${formatBytes(reclaimedBytes)}`);
 }
 

@@ -233,12 +233,13 @@ describe('berth build', () => {
 
   it('shows where it failed, and what the step said', async () => {
     await writeFile(join(place.host.root, 'Failing'), `FROM ${place.image}\nRUN echo before\nRUN echo words; exit 4\n`);
-    const failed = await build(['-f', join(place.host.root, 'Failing'), context]);
+    const failing = ['-f', join(place.host.root, 'Failing'), context];
+    const failed = await build(failing);
     expect(failed.code).toBe(1);
-    expect(failed.stderr).toMatch(/#\d+ [\d.]+ words\n#\d+ ERROR/);
-    expect(failed.stderr).toContain('Failing:3\n');
-    expect(failed.stderr).toContain('>>> 3 | RUN echo words; exit 4\n');
-    expect(failed.stderr).toMatch(/error: .*4/);
+    expect(failed.stderr).toMatch(/#\d+ [\d.]+ words\n#\d+ ERROR: .*\nerror: .*exit code: 4\nFailing:3:1\n/);
+    const quiet = await build(['-q', ...failing]);
+    expect(quiet.stderr).toMatch(/^.*RUN echo words; exit 4\n {4}words\nerror: /);
+    for (const { stderr } of [failed, quiet]) expect(stderr.match(/>>> RUN echo words; exit 4$/gm)).toHaveLength(1);
     const checked = await build(['--check', '-'], 'FROM scratch as x\nMAINTAINER me\n');
     expect(checked).toMatchObject({ code: 1 });
     expect(checked.stdout).toContain('FromAsCasing');

@@ -15,7 +15,7 @@ export function declareRun(group: Group, { act, words }: Place): void {
       .option('-d, --detach', 'leave it running and print its id')
       .option('--detach-keys <KEYS>', 'keys that leave it running')
       .option('--no-sig-proxy', 'do not forward signals')
-      .addOption(new Option('--sig-proxy [BOOL]').hideHelp())
+      .addOption(new Option('--sig-proxy').hideHelp())
       .passThroughOptions()
       .action(
         act(
@@ -55,7 +55,7 @@ export function declareRun(group: Group, { act, words }: Place): void {
       .argument('<container>')
       .option('--no-stdin', 'do not attach stdin')
       .option('--no-sig-proxy', 'do not forward signals')
-      .addOption(new Option('--sig-proxy [BOOL]').hideHelp())
+      .addOption(new Option('--sig-proxy').hideHelp())
       .option('--detach-keys <KEYS>', 'keys that leave it running')
       .action(
         act(async (session, name: string, flags: { stdin?: boolean; sigProxy?: boolean; detachKeys?: string }) =>

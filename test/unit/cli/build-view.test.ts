@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { ProgressKind } from '../../../runtime/cli/build-request.ts';
-import { type BuildView, createBuildView, excerpt } from '../../../runtime/cli/build-view.ts';
+import { type BuildView, createBuildView } from '../../../runtime/cli/build-view.ts';
 
 function shown(kind: ProgressKind, work: (view: BuildView) => void, terminal = false): string {
   const written: string[] = [];
@@ -66,26 +66,10 @@ describe('progress of a build', () => {
     expect(text).not.toContain('COPY x /\n');
   });
 
-  it('can be the engine’s events, or nothing', () => {
+  it('can be the engine’s events, or only what failed', () => {
     expect(JSON.parse(shown('rawjson', (view) => view.show(started(1, 'FROM a', 1))))).toMatchObject({
       kind: 'started',
     });
-    expect(shown('quiet', story)).toBe('');
-  });
-
-  it('shows where a Dockerfile failed', () => {
-    const text = ['FROM a', '', 'RUN one', 'RUN two', 'RUN three', 'CMD x'].join('\n');
-    expect(excerpt(text, { name: 'Dockerfile', line: 4 })).toBe(
-      [
-        'Dockerfile:4',
-        '--------------------',
-        '    2 |',
-        '    3 | RUN one',
-        '>>> 4 | RUN two',
-        '    5 | RUN three',
-        '    6 | CMD x',
-        '--------------------',
-      ].join('\n'),
-    );
+    expect(shown('quiet', story)).toBe('[build 2/3] RUN npm ci\n    one\n    two\n    last\n');
   });
 });
