@@ -3,7 +3,7 @@
  */
 import { type Digest, digestOf } from '../../shared/digest.ts';
 import { AppError } from '../../shared/errors.ts';
-import type { ImageRunConfig, Platform } from '../../shared/oci.ts';
+import type { ImageHistory, ImageRunConfig, Platform } from '../../shared/oci.ts';
 import { type Dockerfile, parseDockerfile, type Stage } from '../dockerfile/dockerfile.ts';
 import type { FromInstruction } from '../dockerfile/instructions.ts';
 import { platformArgs } from '../dockerfile/predefined.ts';
@@ -17,8 +17,9 @@ import { imageConfigOf, scratchConfig } from './image-config.ts';
 import { baseSource, type Plan, planBuild, type Source, stageName } from './plan.ts';
 import type { InlineCache } from './remote-cache.ts';
 import type { MountTree } from './run-mounts.ts';
+import { clamped, madeAt } from './source-date.ts';
 import { buildStage } from './stage.ts';
-import { type BuildWork, clamped, createTrees, type StagePorts, type StageState } from './stage-work.ts';
+import { type BuildWork, createTrees, type StagePorts, type StageState } from './stage-work.ts';
 import type { RunningStep, Steps } from './steps.ts';
 
 /** Larger ones are refused, too, once they are read as a Dockerfile. */
@@ -217,17 +218,24 @@ export async function assembleStage(
   state: StageState,
   inlineCache: InlineCache | undefined,
 ): Promise<BuiltImage> {
-  const createdAt = state.createdAt === undefined ? ports.now() : state.createdAt;
-  const { layers, config, platform, author, history } = state;
+  const { sourceDateEpoch } = request;
+  const { layers, config, platform, author, createdAt } = state;
   const { id, manifest } = await ports.images.assemble({
     layers,
     config: imageConfigOf({
-      ...{ platform, config, author, history, inlineCache },
-      createdAt: clamped(createdAt, request.sourceDateEpoch),
+      ...{ platform, config, author, inlineCache },
+      createdAt: createdAt === undefined ? madeAt(ports.now(), sourceDateEpoch) : clamped(createdAt, sourceDateEpoch),
+      history: state.history.map((entry) => clampedEntry(entry, sourceDateEpoch)),
       labels: request.labels ?? {},
     }),
     annotations: request.annotations,
     lease,
   });
   return { id, platform, manifest };
+}
+
+function clampedEntry(entry: ImageHistory, epochSeconds: number | undefined): ImageHistory {
+  const at = new Date(entry.created ?? '');
+  if (epochSeconds === undefined || Number.isNaN(at.getTime())) return entry;
+  return at.getTime() <= epochSeconds * 1000 ? entry : { ...entry, created: clamped(at, epochSeconds).toISOString() };
 }

@@ -32,6 +32,7 @@ import {
   type RemoteCachePorts,
 } from './remote-cache.ts';
 import { sweepRuns } from './run.ts';
+import { withSourceDate } from './source-date.ts';
 import type { StagePorts, StageState } from './stage-work.ts';
 import { Steps, type Underway } from './steps.ts';
 
@@ -109,7 +110,7 @@ export function createBuilds(ports: BuildsPorts): LocalBuilds {
     contexts: ports.contexts,
     settled: () => tidying,
     async build(request, { signal = new AbortController().signal, onEvent = () => {} } = {}) {
-      const build = new Building(ports, underway, request, { signal, onEvent });
+      const build = new Building(ports, underway, withSourceDate(request), { signal, onEvent });
       try {
         return await build.run();
       } finally {

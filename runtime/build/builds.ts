@@ -66,7 +66,10 @@ export interface BuildRequest {
   readonly secrets?: ReadonlyMap<string, Buffer> | undefined;
   /** Path of an agent's socket on this host, by id. */
   readonly ssh?: ReadonlyMap<string, string> | undefined;
-  /** Seconds since 1970 that every time in the image becomes at the latest: SOURCE_DATE_EPOCH. */
+  /**
+   * Seconds since 1970 that no time in the image exceeds: SOURCE_DATE_EPOCH. The argument of that name says it as well,
+   * and is set by it.
+   */
   readonly sourceDateEpoch?: number | undefined;
   /** What a registry wants to know before it gives a base, by host. */
   readonly credentials?: ((host: string) => Credentials | undefined) | undefined;

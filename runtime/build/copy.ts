@@ -46,7 +46,7 @@ export interface CopyRequest {
   readonly chmod?: string | undefined;
   /** Time of directories that are made on the way, and of inline files. */
   readonly createdAt: Date;
-  /** Seconds since 1970 that no time may exceed. */
+  /** Seconds since 1970: what every time becomes. */
   readonly sourceDateEpoch?: number | undefined;
 }
 
@@ -80,7 +80,7 @@ async function planCopy(request: CopyRequest): Promise<ReadonlyMap<string, Plann
   const { below, instruction } = request;
   const owner = request.chown === undefined ? undefined : await resolveOwner(request.chown, below);
   const changeMode = request.chmod === undefined ? undefined : parseModeChange(request.chmod);
-  const latest = request.sourceDateEpoch ?? Number.POSITIVE_INFINITY;
+  const { sourceDateEpoch: epoch } = request;
   const plan = new Map<string, Planned>();
   const lower = createLower(below);
   /** What is below there counts no more. */
@@ -100,7 +100,7 @@ async function planCopy(request: CopyRequest): Promise<ReadonlyMap<string, Plann
     mode: 0o755,
     uid: owner?.uid ?? 0,
     gid: owner?.gid ?? 0,
-    mtimeSeconds: Math.min(Math.floor(request.createdAt.getTime() / 1000), latest),
+    mtimeSeconds: epoch ?? Math.floor(request.createdAt.getTime() / 1000),
     mtimeNanoseconds: 0,
     xattrs: undefined,
   };
@@ -134,8 +134,7 @@ async function planCopy(request: CopyRequest): Promise<ReadonlyMap<string, Plann
       changeMode === undefined || about.kind === 'symlink' ? node.mode : changeMode(node.mode, { isDirectory });
     const kept = about.owners === 'kept' ? node : { uid: 0, gid: 0 };
     const { uid, gid } = owner ?? kept;
-    const mtimeSeconds = Math.min(node.mtimeSeconds, latest);
-    return { mode, uid, gid, mtimeSeconds, mtimeNanoseconds: 0, xattrs: node.xattrs };
+    return { mode, uid, gid, mtimeSeconds: epoch ?? node.mtimeSeconds, mtimeNanoseconds: 0, xattrs: node.xattrs };
   };
   const put = (path: string, planned: Planned): void => {
     const there = kindAt(path);

@@ -11,6 +11,8 @@ import { type BuildWork, isFresh, type Performing, treeFrom, treeOfState } from 
 import { stepKey } from './step-key.ts';
 
 const SCRIPT_MODE = 0o755;
+/** The same in each build, because commands write it down; BuildKit's. */
+const HOSTNAME = 'buildkitsandbox';
 
 /** @throws AppError 'conflict' (the command failed), 'denied' (an entitlement), 'not-found', 'unsupported' */
 export async function runStep(
@@ -28,6 +30,7 @@ export async function runStep(
 
   const argv = wordsOf(config, instruction.command);
   const workingDirectory = config.WorkingDir || '/';
+  const hostname = request.buildArgs?.BUILDKIT_SANDBOX_HOSTNAME || HOSTNAME;
   const env = environmentOf(config.Env ?? [], state.scope.args());
   const mounts = await planMounts(instruction.mounts, {
     workingDirectory,
@@ -44,7 +47,7 @@ export async function runStep(
     [platform.os, platform.architecture, platform.variant],
     [argv, instruction.command.form === 'file' ? instruction.command.content : null],
     [env, config.User ?? '', workingDirectory],
-    [network, security, mounts.key],
+    [network, security, mounts.key, hostname],
     request.sourceDateEpoch,
   ]);
 
@@ -62,6 +65,7 @@ export async function runStep(
         env,
         privateEnv: [...proxiesOf(env, request.buildArgs ?? {}), ...mounts.env],
         user: config.User ?? '',
+        hostname,
         workingDirectory,
         chain: layers.map((layer) => layer.layerId),
         tree,

@@ -46,6 +46,7 @@ export interface RunRequest {
   /** More of it, which nothing writes down: secrets, and proxies with passwords. */
   readonly privateEnv: readonly string[];
   readonly user: string;
+  readonly hostname: string;
   readonly workingDirectory: string;
   readonly chain: Chain;
   /** What the chain shows. */
@@ -180,6 +181,7 @@ function createBody(request: RunRequest): Record<string, unknown> {
     Entrypoint: [],
     Env: request.env,
     User: request.user,
+    Hostname: request.hostname,
     WorkingDir: request.workingDirectory,
     HostConfig: {
       NetworkMode: request.network,

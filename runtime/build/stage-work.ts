@@ -84,11 +84,6 @@ export interface Performing<T extends Instruction = Instruction> {
   readonly keepsCmd: boolean;
 }
 
-/** No later than the moment that the caller gave, in seconds since 1970. */
-export function clamped(at: Date, latestSeconds: number | undefined): Date {
-  return latestSeconds === undefined ? at : new Date(Math.min(at.getTime(), latestSeconds * 1000));
-}
-
 /** Where a `--from` stands. */
 export type Where = Pick<Performing, 'stage' | 'state'>;
 

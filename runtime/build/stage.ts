@@ -14,7 +14,8 @@ import { copyStep } from './copy-step.ts';
 import { baseConfig } from './image-config.ts';
 import { stageName } from './plan.ts';
 import { runStep } from './run-step.ts';
-import { type BuildWork, clamped, type Performing, type StageState } from './stage-work.ts';
+import { madeAt } from './source-date.ts';
+import type { BuildWork, Performing, StageState } from './stage-work.ts';
 import type { RunningStep } from './steps.ts';
 import { workdirStep } from './workdir-step.ts';
 
@@ -105,7 +106,7 @@ function layered(
   done: { readonly result: StepResult & { readonly isCached: boolean }; readonly createdBy: string },
 ): Performed {
   const { layer, createdAt: at, isCached } = done.result;
-  const createdAt = clamped(at, work.request.sourceDateEpoch);
+  const createdAt = madeAt(at, work.request.sourceDateEpoch);
   const entry: ImageHistory = {
     created: createdAt.toISOString(),
     created_by: done.createdBy,

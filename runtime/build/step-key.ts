@@ -5,7 +5,7 @@
 import { type Digest, digestOf } from '../../shared/digest.ts';
 
 /** Changes when the same step would give another layer than it did. */
-const VERSION = 1;
+const VERSION = 2;
 
 /** JSON values only; their order counts. */
 export type KeyPart =

@@ -8,7 +8,8 @@ import { nameToUtf8 } from '../layers/tree.ts';
 import type { StepResult } from './cache.ts';
 import { lookUp } from './file-tree.ts';
 import { resolveOwner } from './ownership.ts';
-import { type BuildWork, clamped, isFresh, type Performing, treeOfState } from './stage-work.ts';
+import { madeAt } from './source-date.ts';
+import { type BuildWork, isFresh, type Performing, treeOfState } from './stage-work.ts';
 import { stepKey } from './step-key.ts';
 
 const DIRECTORY_MODE = 0o755;
@@ -35,7 +36,7 @@ export async function workdirStep(
     const missing = names
       .map((_, index) => names.slice(0, index + 1).join('/'))
       .filter((directory) => lookUp(tree, nameToUtf8(directory)).found === undefined);
-    const mtimeSeconds = Math.floor(clamped(createdAt, request.sourceDateEpoch).getTime() / 1000);
+    const mtimeSeconds = Math.floor(madeAt(createdAt, request.sourceDateEpoch).getTime() / 1000);
     const headers = missing.map((directory) => tarHeader({ ...ENTRY, path: directory, uid, gid, mtimeSeconds }));
     const tar = Readable.from([Buffer.concat([...headers, TAR_END])], { objectMode: false });
     const layer = await ports.images.putLayer(tar, { lower: layers, lease, signal });
