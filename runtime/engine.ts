@@ -401,6 +401,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
 
   // First what runs, so that nothing that it uses looks like garbage.
   await containers.adoptAll();
+  await layers.sweep();
   await builds.sweep();
   await images.sweep();
 
