@@ -8,7 +8,7 @@ import { type Dockerfile, parseDockerfile, type Stage } from '../dockerfile/dock
 import type { FromInstruction } from '../dockerfile/instructions.ts';
 import { platformArgs } from '../dockerfile/predefined.ts';
 import { globalScope, resolveInstruction } from '../dockerfile/resolve.ts';
-import type { ImageLayer, Lease } from '../images/images.ts';
+import type { ImageId, ImageLayer, Lease } from '../images/images.ts';
 import { type ImagePlatform, parsePlatform, type WantedPlatform } from '../images/platform.ts';
 import { resolveBase } from './bases.ts';
 import type { BuildEvent, BuildRequest, BuiltImage } from './builds.ts';
@@ -57,6 +57,8 @@ export interface BuiltStage {
   readonly state: StageState;
   /** Names what is built: a change of any input that counts changes it. */
   readonly plan: Plan;
+  /** The images that it stands on or takes files from, by platform and reference. */
+  readonly bases: ReadonlyMap<string, { readonly reference: string; readonly id: ImageId }>;
 }
 
 /** Builds the target for one platform. @throws what Builds.build says */
@@ -91,8 +93,12 @@ export async function buildPlatform(options: PlatformBuild): Promise<BuiltStage>
     if (named.kind === 'context') return named.context.chain;
     return (await image(named.reference, wanted, () => {})).chain;
   };
-  const image = (reference: string, wanted: Platform, onProgress: RunningStep['progress']) =>
-    resolveBase(ports.images, reference, { platform: wanted, lease, request, signal, onProgress });
+  const bases = new Map<string, { readonly reference: string; readonly id: ImageId }>();
+  const image = async (reference: string, wanted: Platform, onProgress: RunningStep['progress']) => {
+    const found = await resolveBase(ports.images, reference, { platform: wanted, lease, request, signal, onProgress });
+    bases.set(JSON.stringify([wanted, reference]), { reference, id: found.id });
+    return found;
+  };
 
   const work: BuildWork = {
     ...{ ports, request, dockerfile, platform, globals, contexts, lease, steps, signal, tree },
@@ -128,7 +134,7 @@ export async function buildPlatform(options: PlatformBuild): Promise<BuiltStage>
   );
   const settled = await Promise.allSettled(running);
   if (settled.some(({ status }) => status === 'rejected')) throw failure;
-  return { state: await begin(plan.target.index), plan };
+  return { state: await begin(plan.target.index), plan, bases };
 }
 
 /**

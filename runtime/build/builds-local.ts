@@ -1,13 +1,14 @@
 /** Builds on this engine: wires contexts, cache, steps and outputs together, one build after the other or at once. */
 import { mkdir, rm, statfs } from 'node:fs/promises';
+import type { Digest } from '../../shared/digest.ts';
 import type { Log } from '../../shared/log.ts';
 import type { Platform } from '../../shared/oci.ts';
 import { checkDockerfile, checkError } from '../dockerfile/checks.ts';
 import type { Dockerfile } from '../dockerfile/dockerfile.ts';
 import { platformArgs } from '../dockerfile/predefined.ts';
-import type { CachedContent, Lease } from '../images/images.ts';
+import type { CachedContent, Images, Lease } from '../images/images.ts';
 import { parsePlatform, platformText, type WantedPlatform } from '../images/platform.ts';
-import { assembleStage, buildPlatform, platformOf, readDockerfile } from './build.ts';
+import { assembleStage, type BuiltStage, buildPlatform, platformOf, readDockerfile } from './build.ts';
 import type {
   BuildEvent,
   BuildRequest,
@@ -153,6 +154,7 @@ function checksOf(
 interface Built {
   readonly state: StageState;
   readonly platform: Platform;
+  readonly bases: BuiltStage['bases'];
 }
 
 /** One build from its request to its result. */
@@ -162,6 +164,8 @@ class Building {
   readonly #request: BuildRequest;
   readonly #options: { readonly signal: AbortSignal; readonly onEvent: (event: BuildEvent) => void };
   readonly #results = new Map<string, KeyedResult>();
+  /** Indexes, statements and lists of caches: no image names them. */
+  readonly #documents = new Set<Digest>();
 
   constructor(
     ports: BuildsPorts,
@@ -169,7 +173,7 @@ class Building {
     request: BuildRequest,
     options: { readonly signal: AbortSignal; readonly onEvent: (event: BuildEvent) => void },
   ) {
-    this.#ports = ports;
+    this.#ports = { ...ports, images: this.#noting(ports.images) };
     this.#underway = underway;
     this.#request = request;
     this.#options = options;
@@ -181,6 +185,8 @@ class Building {
     const ports = this.#ports;
     const startedAt = ports.now();
     await using undo = new AsyncDisposableStack();
+    // After the lease: what only this build needed goes with it.
+    undo.defer(() => this.#discardDocuments());
     const lease = undo.use(ports.images.lease());
     const dockerfile = await readDockerfile(request);
     const warnings = checksOf(dockerfile, request, ports.host);
@@ -198,7 +204,7 @@ class Building {
       dockerfile: { name: dockerfile.name, text: dockerfile.source.lines.join('\n') },
       target: request.target,
       buildArgNames: Object.keys(request.buildArgs ?? {}),
-      bases: built.map(({ state }) => ({ reference: state.base.name, id: state.base.id })),
+      bases: [...new Map(built.flatMap(({ bases }) => [...bases])).values()],
       startedAt,
       finishedAt: ports.now(),
     };
@@ -220,6 +226,25 @@ class Building {
         }),
       [Symbol.asyncDispose]: () => owned.disposeAsync(),
     };
+  }
+
+  #noting(images: Images): Images {
+    return {
+      ...images,
+      putDocument: async (bytes, options) => {
+        const document = await images.putDocument(bytes, options);
+        this.#documents.add(document.digest);
+        return document;
+      },
+    };
+  }
+
+  async #discardDocuments(): Promise<void> {
+    try {
+      await this.#ports.images.discard({ layers: new Set(), blobs: this.#documents });
+    } catch (error) {
+      this.#ports.log.warn('documents of a build stay for the next collection', { error });
+    }
   }
 
   async #buildAll(dockerfile: Dockerfile, lease: Lease, undo: AsyncDisposableStack): Promise<readonly Built[]> {
@@ -246,11 +271,11 @@ class Building {
       const platformName =
         platforms.length === 1 ? undefined : platformText({ ...platform, variant: platform.variant });
       try {
-        const { state } = await buildPlatform({
+        const { state, bases } = await buildPlatform({
           ...{ ports, host: ports.host, request, dockerfile, platform, platformName, lease, steps, onEvent },
           signal: either,
         });
-        return { state, platform };
+        return { state, platform, bases };
       } catch (error) {
         stop.abort(error);
         throw error;

@@ -125,6 +125,8 @@ export function openImages(options: ImagesOptions): Images {
       const digest = digestOf(bytes);
       await lease.protect(digest);
       await putBytes(ports, bytes, digest);
+      // With a row, so that it is counted, and collected once nobody leases it.
+      await store.putBlob(await measureBlob(digest));
       return { mediaType, digest, size: bytes.length };
     },
     openBlob: (digest) => blobs.open(digest),
