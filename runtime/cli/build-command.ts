@@ -17,6 +17,7 @@ import { jsonLines } from './client.ts';
 import { unpack } from './copy-command.ts';
 import { registryAuth } from './image-commands.ts';
 import { print, say } from './output.ts';
+import { configuredProxies } from './proxies.ts';
 import type { Session } from './session.ts';
 import { type Json, list, number, object, text } from './values.ts';
 
@@ -31,6 +32,10 @@ export async function build(session: Session, context: string, flags: BuildFlags
   const named = new Map([...plan.contexts].map(([name, value]) => [name, openNamed(value, view.note)]));
   const body = {
     ...plan.body,
+    buildArgs: {
+      ...(await configuredProxies(session.configDirectory, session.engine.host)),
+      ...object(plan.body.buildArgs),
+    },
     context: sourceJson(sources.context),
     contexts: Object.fromEntries([...named].map(([name, source]) => [name, sourceJson(source)])),
     dockerfile: sources.dockerfile,

@@ -262,8 +262,13 @@ function parseProvenance({ provenance, attest = [] }: BuildFlags): boolean {
   let isWanted = false;
   const want = (text: string, flag: string) => {
     if (['false', '0'].includes(text)) isWanted = false;
-    else if (['true', '1', 'mode=min', 'mode=max'].includes(text)) isWanted = true;
-    else throw refusal(flag, text, 'true, false, mode=min or mode=max');
+    else if (['true', '1', 'mode=min'].includes(text)) isWanted = true;
+    else if (text === 'mode=max')
+      throw new AppError(
+        'unsupported',
+        `cannot use ${flag} ${text}: no values of arguments and no sources are published`,
+      );
+    else throw refusal(flag, text, 'true, false or mode=min');
   };
   for (const text of attest) {
     const fields = fieldsOf('--attest', text, 'type');

@@ -37,11 +37,11 @@ export function openTerminal(command: string, env: NodeJS.ProcessEnv): Terminal 
     changed.resolve();
     changed = Promise.withResolvers();
   });
-  const within = async <T>(promise: Promise<T>, what: string): Promise<T> => {
+  const within = async <T>(promise: Promise<T>, what: string, ms = DEADLINE_MS): Promise<T> => {
     const late = Promise.withResolvers<never>();
     const fail = () =>
       late.reject(new Error(`${command}: ${what} did not come in time; printed: ${JSON.stringify(printed)}`));
-    const timer = setTimeout(fail, DEADLINE_MS);
+    const timer = setTimeout(fail, ms);
     return await Promise.race([promise, late.promise]).finally(() => clearTimeout(timer));
   };
   const ended = async () => {
@@ -51,13 +51,15 @@ export function openTerminal(command: string, env: NodeJS.ProcessEnv): Terminal 
   return {
     output: () => printed,
     async until(pattern) {
+      // In all: what is printed without end must not put it off.
+      const deadline = performance.now() + DEADLINE_MS;
       for (;;) {
         const found = pattern.exec(printed.slice(seen));
         if (found !== null) {
           seen += found.index + found[0].length;
           return;
         }
-        await within(Promise.race([changed.promise, exited]), String(pattern));
+        await within(Promise.race([changed.promise, exited]), String(pattern), deadline - performance.now());
         if (child.exitCode !== null && pattern.exec(printed.slice(seen)) === null)
           throw new Error(`${command}: it ended without ${pattern}; printed: ${JSON.stringify(printed)}`);
       }

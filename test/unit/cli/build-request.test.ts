@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { type BuildFlags, planBuild } from '../../../runtime/cli/build-request.ts';
 import { isArchive } from '../../../runtime/cli/build-sources.ts';
 import { buildProgram } from '../../../runtime/cli/commands.ts';
+import { proxyArguments } from '../../../runtime/cli/proxies.ts';
 
 /** Flags as commander gives them to `berth build`. */
 function flagsOf(...args: readonly string[]): BuildFlags {
@@ -142,6 +143,8 @@ describe('flags of berth build', () => {
     [['--annotation', 'index:a=b'], 'annotations are the manifest'],
     [['--push'], 'has no name'],
     [['--provenance=true', '-t', 'a'], '--provenance without --push'],
+    [['--provenance=mode=max', '-t', 'a', '--push'], '--provenance mode=max'],
+    [['--attest', 'type=provenance,mode=max', '-t', 'a', '--push'], '--attest mode=max'],
     [['--secret', 'src=x'], 'id=ID'],
     [['--ssh', 'default'], 'SSH_AUTH_SOCK'],
     [['--build-context', 'x'], '--build-context'],
@@ -152,6 +155,22 @@ describe('flags of berth build', () => {
   ])('%j fails by name', (args, message) => {
     expect(() => plan(args)).toThrow(message);
   });
+});
+
+it('gives the proxies of docker’s configuration, those of the engine before the default ones', () => {
+  const config = {
+    proxies: {
+      default: { httpProxy: 'http://p', noProxy: '' },
+      'tcp://h:2375': { allProxy: 'socks5://q' },
+    },
+  };
+  const unix = { kind: 'unix', path: '/run/x.sock', isStartable: false } as const;
+  expect(proxyArguments(config, unix)).toEqual({ HTTP_PROXY: 'http://p', http_proxy: 'http://p' });
+  expect(proxyArguments(config, { kind: 'tcp', host: 'h', port: 2375 })).toEqual({
+    ALL_PROXY: 'socks5://q',
+    all_proxy: 'socks5://q',
+  });
+  expect(proxyArguments({}, unix)).toEqual({});
 });
 
 it('tells archives from Dockerfiles', () => {
