@@ -12,7 +12,7 @@ import type { ContainerRecord } from './container.ts';
 import type { ContainerTables } from './container-store.ts';
 import type { VolumePorts } from './container-volumes.ts';
 import type { FileChange } from './containers.ts';
-import type { HostLimits } from './create.ts';
+import type { HostLimits } from './create-plan.ts';
 import type { NamespaceSource } from './namespaces.ts';
 import type { ExecRequest, HostConfig } from './request.ts';
 import type { SharedMemory } from './shared-memory.ts';

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { planContainer } from '../../runtime/containers/create.ts';
+import { planContainer } from '../../runtime/containers/create-plan.ts';
 import { detailsPrefix, planLog } from '../../runtime/containers/log-options.ts';
 import { parseCreateRequest, parseExecRequest, parseUpdateRequest } from '../../runtime/containers/request.ts';
 import { parseSignal } from '../../shared/signals.ts';
