@@ -1,23 +1,23 @@
 /**
- * One container and what runs of it. Its verbs happen one after another; the end of a run is taken in when it comes.
- *
- *   <directory>/<id>/bundle  hostname  hosts  resolv.conf  log/     beside the snapshotter's upper, work and rootfs
+ * One container and what becomes of it: its verbs, the end of its runs, its restarts and its removal. Verbs happen one
+ * after another; the end of a run is taken in when it comes.
  *
  * Order of writing, so that a crash leaves the old or the new state: the record is stored after what it names is made,
  * and what a run leaves (its exit code, above all) is deleted only after its end is stored. What was not stored yet is
  * found again by `adopt`.
  */
-import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AppError, isKind, messageOf } from '../../shared/errors.ts';
 import { parseSignal } from '../../shared/signals.ts';
 import type { Cancelable } from '../../shared/streams.ts';
-import { type ContainerEvent, type ContainerRecord, endedOf, exitCodeOf, isAlive, transition } from './container.ts';
+import { type ContainerRecord, endedOf, exitCodeOf, isAlive } from './container.ts';
 import { type BundlePorts, ContainerBundle } from './container-bundle.ts';
+import { ContainerFiles, type OpenFiles } from './container-files.ts';
 import { ContainerNetwork } from './container-network.ts';
 import { ContainerOutput } from './container-output.ts';
+import { ContainerRuns } from './container-runs.ts';
 import type { ContainerStore } from './container-store.ts';
-import { releaseVolumes, volumeParts, withSources } from './container-volumes.ts';
+import { releaseVolumes } from './container-volumes.ts';
 import type {
   Attachment,
   AttachOptions,
@@ -29,13 +29,14 @@ import type {
   WaitCondition,
   WaitResult,
 } from './containers.ts';
-import type { FileView } from './files.ts';
+import { KeptRecord } from './kept-record.ts';
 import { joinedContainers } from './namespaces.ts';
 import type { ContainerPorts, EtcPaths } from './ports.ts';
 import type { ExecRequest } from './request.ts';
 import { restartDelayMs, wantsRestart, wantsStartAtBoot } from './restart.ts';
 import { startFailure } from './start-failure.ts';
 import type { Adopted, Exit, Supervised } from './supervisor.ts';
+import { Turns } from './turns.ts';
 import { Waiters } from './waiters.ts';
 
 const SIGKILL = 9;
@@ -59,72 +60,59 @@ export interface LivePorts extends ContainerPorts, BundlePorts {
   readonly onEnded: (container: LiveContainer) => void;
 }
 
-/** One run to come or under way. */
-interface Run {
-  readonly launched: PromiseWithResolvers<Supervised>;
-  readonly ended: PromiseWithResolvers<void>;
-}
-
-export type OpenFiles = FileView & AsyncDisposable;
-
 export class LiveContainer {
   readonly #ports: LivePorts;
   readonly #output: ContainerOutput;
   readonly #network: ContainerNetwork;
   readonly #bundle: ContainerBundle;
+  readonly #runs: ContainerRuns;
+  readonly #files: ContainerFiles;
+  readonly #kept: KeptRecord;
   readonly #waiters = new Waiters(() => this.#waitResult());
-  #record: ContainerRecord;
-  #queue: Promise<unknown> = Promise.resolve();
-  #run: Run = newRun();
-  #supervised: Supervised | undefined;
-  /** What the last run leaves is being put away. */
-  #teardown: Promise<void> = Promise.resolve();
+  /** Of its verbs: a container that went away while somebody waited is not found. */
+  readonly #turns = new Turns(() => new AppError('not-found', `No such container: ${this.name}`));
   #restartTimer: NodeJS.Timeout | undefined;
   #restartDelayMs = 0;
-  #isGone = false;
-  /** Who looks at its files while it rests. */
-  #fileUsers = 0;
 
   constructor(record: ContainerRecord, ports: LivePorts) {
-    this.#record = record;
     this.#ports = ports;
-    const directory = this.#directory;
-    this.#output = new ContainerOutput(() => this.#record, {
+    this.#kept = new KeptRecord(record, ports);
+    const directory = join(ports.directory, record.id);
+    const current = () => this.#kept.current;
+    this.#output = new ContainerOutput(current, {
       directory,
       runDirectory: ports.runDirectory,
       hostname: ports.host.hostname,
       warnings: ports.log,
     });
-    this.#network = new ContainerNetwork(
-      () => this.#record,
-      {
-        hostname: join(directory, 'hostname'),
-        hosts: join(directory, 'hosts'),
-        resolvConf: join(directory, 'resolv.conf'),
-      },
-      ports,
-    );
-    this.#bundle = new ContainerBundle(() => this.#record, { directory, network: this.#network, ports });
+    const etc = {
+      hostname: join(directory, 'hostname'),
+      hosts: join(directory, 'hosts'),
+      resolvConf: join(directory, 'resolv.conf'),
+    };
+    this.#network = new ContainerNetwork(current, etc, ports);
+    this.#bundle = new ContainerBundle(current, { directory, network: this.#network, ports });
+    const parts = { bundle: this.#bundle, network: this.#network, output: this.#output };
+    this.#runs = new ContainerRuns(current, parts, ports);
+    this.#files = new ContainerFiles(current, { ...parts, directory, runs: this.#runs, turns: this.#turns, ports });
   }
 
   get record(): ContainerRecord {
-    return this.#record;
+    return this.#kept.current;
   }
   get id(): string {
-    return this.#record.id;
+    return this.record.id;
   }
   get name(): string {
-    return this.#record.name;
+    return this.record.name;
   }
 
   /** What runs, for execs and samples. */
   get supervised(): Supervised | undefined {
-    return this.#supervised;
+    return this.#runs.supervised;
   }
   get cgroup(): string {
-    const { CgroupParent } = this.#record.hostConfig;
-    const parent = CgroupParent === '' ? this.#ports.cgroupParent : `/${CgroupParent.replace(/^\/+/, '')}`;
-    return `${parent}/${this.id}`;
+    return this.#runs.cgroup;
   }
   get etcPaths(): EtcPaths {
     return this.#network.etcPaths;
@@ -143,27 +131,25 @@ export class LiveContainer {
 
   /** Makes its directories and stores it, in this order: a row never names what is not there. */
   async create(): Promise<void> {
-    const { store, snapshots } = this.#ports;
     try {
-      await snapshots.prepare(this.id, this.#record.chain);
-      await this.#bundle.create();
-      await store.insert(this.#record);
+      await this.#files.create();
+      await this.#kept.insert();
     } catch (error) {
-      await this.#deleteFiles();
+      await this.#files.delete();
       throw error;
     }
     this.publish('create');
   }
 
   start(options: StartOptions = {}): Promise<boolean> {
-    return this.#verb(async () => {
-      const { status } = this.#record.state;
+    return this.#turns.take(async () => {
+      const { status } = this.record.state;
       if (status === 'running') return false;
       if (status === 'paused') throw new AppError('conflict', 'cannot start a paused container, try unpause instead');
       if (status === 'removing' || status === 'dead')
         throw new AppError('conflict', 'container is marked for removal and cannot be started');
       this.#cancelRestart();
-      this.#patch({ stoppedByUser: false, restartCount: 0 });
+      this.#kept.patch({ stoppedByUser: false, restartCount: 0 });
       this.#restartDelayMs = 0;
       await this.#launch(options);
       return true;
@@ -171,13 +157,13 @@ export class LiveContainer {
   }
 
   stop(options: StopOptions = {}): Promise<boolean> {
-    return this.#verb(() => this.#stop(options));
+    return this.#turns.take(() => this.#stop(options));
   }
 
   async restart(options: StopOptions = {}): Promise<void> {
-    await this.#verb(async () => {
+    await this.#turns.take(async () => {
       await this.#stop(options);
-      this.#patch({ stoppedByUser: false, restartCount: 0 });
+      this.#kept.patch({ stoppedByUser: false, restartCount: 0 });
       await this.#launch({});
     });
     this.publish('restart');
@@ -186,64 +172,56 @@ export class LiveContainer {
   /** Does not wait its turn: it must reach a container that is being stopped. */
   async kill(signalName = 'SIGKILL'): Promise<void> {
     const signal = parseSignal(signalName);
-    if (!isAlive(this.#record.state))
+    if (!isAlive(this.record.state))
       throw new AppError('conflict', `cannot kill container: ${this.name}: container ${this.id} is not running`);
-    if (signal === SIGKILL || signal === this.#stopSignal()) this.#patch({ stoppedByUser: true });
-    const { ended } = this.#run;
+    if (signal === SIGKILL || signal === this.#stopSignal()) this.#kept.patch({ stoppedByUser: true });
+    const { ended } = this.#runs.current;
     await this.#signal(signal);
-    if (signal === SIGKILL) await this.#mustEnd(ended.promise);
+    if (signal === SIGKILL) await this.#mustEnd(ended);
   }
 
   pause(): Promise<void> {
-    return this.#verb(async () => {
+    return this.#turns.take(async () => {
       const supervised = this.#mustRun();
-      if (this.#record.state.status === 'paused')
+      if (this.record.state.status === 'paused')
         throw new AppError('conflict', `container ${this.id} is already paused`);
       await supervised.pause();
-      await this.#apply({ type: 'paused' });
+      await this.#kept.apply({ type: 'paused' });
       this.publish('pause');
     });
   }
 
   unpause(): Promise<void> {
-    return this.#verb(async () => {
+    return this.#turns.take(async () => {
       const supervised = this.#mustRun();
-      if (this.#record.state.status !== 'paused') throw new AppError('conflict', `Container ${this.id} is not paused`);
+      if (this.record.state.status !== 'paused') throw new AppError('conflict', `Container ${this.id} is not paused`);
       await supervised.resume();
-      await this.#apply({ type: 'unpaused' });
+      await this.#kept.apply({ type: 'unpaused' });
       this.publish('unpause');
     });
   }
 
   /** Changes the record, and limits of what runs. `changeOf` sees what earlier changes have made of it. */
   update(changeOf: (record: ContainerRecord) => Partial<Pick<ContainerRecord, 'name' | 'hostConfig'>>): Promise<void> {
-    return this.#verb(async () => {
-      const change = changeOf(this.#record);
+    return this.#turns.take(async () => {
+      const change = changeOf(this.record);
       // First what can be refused: a record must not tell of limits that the kernel did not take.
       if (change.hostConfig !== undefined)
-        await this.#supervised?.update(await this.#ports.spec.resources(change.hostConfig));
-      const { name, hostConfig } = this.#record;
-      // At once: an end that comes while this is being stored must not be overwritten.
-      this.#record = { ...this.#record, ...change };
-      try {
-        await this.#ports.store.update(this.#record);
-      } catch (error) {
-        this.#record = { ...this.#record, name, hostConfig };
-        throw error;
-      }
+        await this.supervised?.update(await this.#ports.spec.resources(change.hostConfig));
+      await this.#kept.change(change);
     });
   }
 
   /** Now if it runs, else from its next start on. `endpoints` are all that it then has. */
   connect(network: string, endpoints: ContainerRecord['endpoints']): Promise<void> {
-    return this.#verb(async () => {
+    return this.#turns.take(async () => {
       await this.#network.connect(network, endpoints);
       await this.#keepEndpoints(endpoints);
     });
   }
 
   disconnect(network: string, endpoints: ContainerRecord['endpoints']): Promise<void> {
-    return this.#verb(async () => {
+    return this.#turns.take(async () => {
       await this.#network.disconnect(network);
       await this.#keepEndpoints(endpoints);
     });
@@ -255,13 +233,12 @@ export class LiveContainer {
   }
 
   async #keepEndpoints(endpoints: ContainerRecord['endpoints']): Promise<void> {
-    this.#record = { ...this.#record, endpoints };
-    await this.#ports.store.update(this.#record);
+    await this.#kept.keep({ endpoints });
     await this.#network.refresh();
   }
 
   wait(condition: WaitCondition, options: Cancelable = {}): Promise<WaitResult> {
-    const { state } = this.#record;
+    const { state } = this.record;
     const isOver = condition === 'not-running' && !isAlive(state) && state.status !== 'restarting';
     if (isOver) return Promise.resolve(this.#waitResult());
     return this.#waiters.wait(condition, options);
@@ -269,15 +246,15 @@ export class LiveContainer {
 
   async remove(options: RemoveOptions = {}): Promise<void> {
     const what = `cannot remove container ${JSON.stringify(this.name)}`;
-    if (options.force === true && isAlive(this.#record.state)) {
-      this.#patch({ stoppedByUser: true });
+    if (options.force === true && isAlive(this.record.state)) {
+      this.#kept.patch({ stoppedByUser: true });
       await this.kill().catch((error) => {
         if (!isKind(error, 'conflict')) throw error;
       });
     }
-    await this.#exclusively(async () => {
-      const { status } = this.#record.state;
-      if (this.#isGone) return;
+    await this.#turns.takeAlways(async () => {
+      const { status } = this.record.state;
+      if (this.#turns.areOver) return;
       if (status === 'running')
         throw new AppError(
           'conflict',
@@ -286,11 +263,11 @@ export class LiveContainer {
       if (status === 'paused')
         throw new AppError('conflict', `${what}: container is paused and must be unpaused first`);
       this.#cancelRestart();
-      await this.#apply({ type: 'removing' });
+      await this.#kept.apply({ type: 'removing' });
       try {
-        await this.#deleteFiles();
+        await this.#files.delete();
       } catch (cause) {
-        await this.#apply({ type: 'remove-failed', error: messageOf(cause) });
+        await this.#kept.apply({ type: 'remove-failed', error: messageOf(cause) });
         this.#waiters.resolve('removed', 'next-exit');
         throw new AppError('unavailable', `${what}: ${messageOf(cause)}`, { cause });
       }
@@ -303,37 +280,12 @@ export class LiveContainer {
   /** Its files, mounted at least until this is disposed; it may start, end or go away meanwhile. */
   async openFiles(): Promise<OpenFiles> {
     this.#mustBeAbleTo('reach the files of');
-    await using undo = new AsyncDisposableStack();
-    const volumes = undo.use(await this.#ports.volumes.open(volumeParts(this.#record)));
-    const view = {
-      name: this.name,
-      rootfs: join(this.#directory, 'rootfs'),
-      mounts: withSources(this.#record.mounts, volumes.sources),
-      isReadOnly: this.#record.hostConfig.ReadonlyRootfs,
-    };
-    if (!isAlive(this.#record.state)) {
-      await this.#verb(async () => {
-        await this.#teardown;
-        await this.#ports.snapshots.mount(this.id);
-        this.#fileUsers += 1;
-      });
-      undo.defer(() =>
-        this.#exclusively(async () => {
-          this.#fileUsers -= 1;
-          await this.#teardown;
-          if (this.#fileUsers === 0 && !this.#isGone && !isAlive(this.#record.state))
-            await this.#ports.snapshots.unmount(this.id);
-        }),
-      );
-    }
-    const owned = undo.move();
-    return { ...view, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+    return this.#files.open();
   }
 
   async attach(options: AttachOptions): Promise<Attachment> {
-    const { launched, ended } = this.#run;
-    const run = { launched: launched.promise, ended: ended.promise };
-    const attachment = await this.#output.attach(run, { ...options, onDetach: () => this.publish('detach') });
+    const onDetach = () => this.publish('detach');
+    const attachment = await this.#output.attach(this.#runs.current, { ...options, onDetach });
     this.publish('attach');
     return attachment;
   }
@@ -343,38 +295,37 @@ export class LiveContainer {
   }
 
   async trimLog(): Promise<void> {
-    const supervised = this.#supervised;
+    const { supervised } = this;
     if (supervised === undefined) return;
     await this.#output.trim({ reopen: () => supervised.reopenLog(), gone: supervised.exited });
   }
 
   /** After a start of the engine: brings record and reality together. */
   async adopt(): Promise<void> {
-    const { volumes } = this.#ports;
-    const { state, hostConfig, stoppedByUser } = this.#record;
+    const { state, hostConfig, stoppedByUser } = this.record;
     if (state.status === 'removing') {
-      await this.#deleteFiles();
+      await this.#files.delete();
       return this.#forget();
     }
     if (state.status === 'dead') return;
     // What a run before has left is handed on now.
     if (!isAlive(state)) this.#output.forward(Promise.resolve());
-    const log = await this.#output.open();
-    const found = await this.#ports.supervisor.adopt(this.#bundle.launchRequest(log.path, this.cgroup));
+    const found = await this.#runs.find();
     if (found !== undefined && (await this.#isStored(found))) {
       await found.supervised.delete();
       await this.#ports.snapshots.unmount(this.id);
     } else if (found !== undefined) {
-      if (!isAlive(state)) await this.#apply({ type: 'started', at: this.#ports.now(), pid: found.supervised.pid });
-      const isPaused = this.#record.state.status === 'paused';
-      if (found.status === 'paused' && !isPaused) await this.#apply({ type: 'paused' });
-      if (found.status === 'running' && isPaused) await this.#apply({ type: 'unpaused' });
-      volumes.resume(this.id, volumeParts(this.#record));
-      this.#runs(found.supervised);
+      if (!isAlive(state))
+        await this.#kept.apply({ type: 'started', at: this.#ports.now(), pid: found.supervised.pid });
+      const isPaused = this.record.state.status === 'paused';
+      if (found.status === 'paused' && !isPaused) await this.#kept.apply({ type: 'paused' });
+      if (found.status === 'running' && isPaused) await this.#kept.apply({ type: 'unpaused' });
+      this.#runs.resume(found.supervised);
       if (found.status === 'ended') return this.#ended(found.supervised, await found.supervised.exited);
       void found.supervised.exited.then((exit) => this.#ended(found.supervised, exit));
       this.#ports.onStarted(this);
       // While nobody watched, the log has grown; and a rotation may have been cut off.
+      const log = await this.#output.open();
       await log
         .rotate({ reopen: () => found.supervised.reopenLog(), gone: found.supervised.exited }, { always: true })
         .catch((error) => this.#ports.log.warn('a log could not be rotated', { containerId: this.id, error }));
@@ -382,10 +333,10 @@ export class LiveContainer {
     }
     if (state.status === 'exited' && hostConfig.AutoRemove) return this.#removeItself();
     if (isAlive(state)) {
-      await this.#apply({ type: 'exited', exitCode: LOST_EXIT_CODE, oomKilled: false, at: this.#ports.now() });
+      await this.#kept.apply({ type: 'exited', exitCode: LOST_EXIT_CODE, oomKilled: false, at: this.#ports.now() });
       this.publish('die', { exitCode: String(LOST_EXIT_CODE) });
       if (hostConfig.AutoRemove) return this.#removeItself();
-    } else if (state.status === 'restarting') await this.#apply({ type: 'restart-cancelled' });
+    } else if (state.status === 'restarting') await this.#kept.apply({ type: 'restart-cancelled' });
     await this.#network.close();
     await this.#bundle.close();
     const ran = isAlive(state) || state.status === 'restarting';
@@ -394,20 +345,22 @@ export class LiveContainer {
         ? wantsRestart(hostConfig.RestartPolicy, this.#lastRun())
         : state.status === 'exited' && wantsStartAtBoot(hostConfig.RestartPolicy, stoppedByUser)
     )
-      await this.#exclusively(() => {
-        // Who stopped the run before has not stopped this one.
-        this.#patch({ stoppedByUser: false });
-        return this.#launch({});
-      }).catch((error) => {
-        this.#ports.log.warn('a container could not be started again', { containerId: this.id, error });
-      });
+      await this.#turns
+        .takeAlways(() => {
+          // Who stopped the run before has not stopped this one.
+          this.#kept.patch({ stoppedByUser: false });
+          return this.#launch({});
+        })
+        .catch((error) => {
+          this.#ports.log.warn('a container could not be started again', { containerId: this.id, error });
+        });
   }
 
   /** Whether the record tells of this end already, and only putting the run away was cut off. */
   async #isStored({ status, supervised }: Adopted): Promise<boolean> {
     if (status !== 'ended') return false;
     const { finishedAt } = await supervised.exited;
-    return endedOf(this.#record.state)?.finishedAt.getTime() === finishedAt.getTime();
+    return endedOf(this.record.state)?.finishedAt.getTime() === finishedAt.getTime();
   }
 
   /** Stops watching. */
@@ -417,30 +370,12 @@ export class LiveContainer {
   }
 
   publish(action: string, attributes: Readonly<Record<string, string>> = {}): void {
-    const { imageName, name, config } = this.#record;
+    const { imageName, name, config } = this.record;
     this.#ports.events.publish({
       type: 'container',
       action,
       id: this.id,
       attributes: { ...config.Labels, image: imageName, name, ...attributes },
-    });
-  }
-
-  get #directory(): string {
-    return join(this.#ports.directory, this.id);
-  }
-
-  #exclusively<T>(work: () => Promise<T>): Promise<T> {
-    const turn = this.#queue.then(work);
-    this.#queue = turn.catch(() => {});
-    return turn;
-  }
-
-  /** What people ask for; a container that went away while they waited is not found. */
-  #verb<T>(work: () => Promise<T>): Promise<T> {
-    return this.#exclusively(() => {
-      if (this.#isGone) throw new AppError('not-found', `No such container: ${this.name}`);
-      return work();
     });
   }
 
@@ -453,149 +388,106 @@ export class LiveContainer {
 
   async #launch(options: StartOptions): Promise<void> {
     this.#mustBeAbleTo('start');
-    await this.#teardown;
     let supervised: Supervised;
     let startedAt: Date;
     try {
-      ({ supervised, startedAt } = await this.#spawn(options));
+      ({ supervised, startedAt } = await this.#runs.launch(options));
     } catch (error) {
-      const failure = startFailure(error, this.#record.config);
-      await this.#apply({ type: 'start-failed', failure });
-      this.#renewRun((run) => run.launched.reject(error));
+      const failure = startFailure(error, this.record.config);
+      await this.#kept.apply({ type: 'start-failed', failure });
+      this.#runs.giveUp(error);
       this.#waiters.resolve('not-running', 'next-exit');
-      if (this.#record.hostConfig.AutoRemove) void this.#removeItself();
+      if (this.record.hostConfig.AutoRemove) void this.#removeItself();
       throw new AppError(isKind(error, 'invalid') ? 'invalid' : 'unavailable', failure.message, { cause: error });
     }
     // Not waited for: after a crash the supervisor tells that it runs.
-    void this.#apply({ type: 'started', at: startedAt, pid: supervised.pid });
+    void this.#kept.apply({ type: 'started', at: startedAt, pid: supervised.pid });
     this.publish('start');
-    this.#runs(supervised);
+    this.#runs.follow(supervised);
     this.#ports.onStarted(this);
     void supervised.exited.then((exit) => this.#ended(supervised, exit));
   }
 
-  async #spawn(options: StartOptions): Promise<{ readonly supervised: Supervised; readonly startedAt: Date }> {
-    const { snapshots, supervisor, volumes } = this.#ports;
-    await using undo = new AsyncDisposableStack();
-    undo.defer(() => snapshots.unmount(this.id));
-    undo.defer(() => this.#bundle.close());
-    undo.defer(() => this.#network.close());
-    await using attached = await volumes.attach(this.id, volumeParts(this.#record));
-    undo.defer(() => volumes.detach(this.id));
-    await this.#output.check();
-    const log = await this.#output.open();
-    const ready = this.#bundle.make(attached.sources, options.env);
-    const settled = ready.catch(() => {});
-    // Whatever fails first, nothing is still being made when the rest is taken back.
-    undo.defer(() => settled);
-    const supervised = await supervisor.launch(
-      { ...this.#bundle.launchRequest(log.path, this.cgroup), ready },
-      options,
-    );
-    undo.defer(() => supervised.delete());
-    this.#run.launched.resolve(supervised);
-    await this.#network.ready();
-    // Before it prints: clients ask for what it has logged since then.
-    const startedAt = this.#ports.now();
-    await supervised.start();
-    undo.move();
-    return { supervised, startedAt };
-  }
-
-  #runs(supervised: Supervised): void {
-    this.#supervised = supervised;
-    this.#run.launched.resolve(supervised);
-    this.#output.forward(this.#run.ended.promise);
-  }
-
   /** Takes in the end of a run. Everything up to the first await happens at once, so nobody sees half of it. */
   async #ended(supervised: Supervised, exit: Exit): Promise<void> {
-    const { hostConfig } = this.#record;
-    this.#supervised = undefined;
+    const { hostConfig } = this.record;
     this.#ports.onEnded(this);
     const { code: exitCode, oomKilled, finishedAt: at } = exit;
-    const startedAt = isAlive(this.#record.state) ? this.#record.state.startedAt : at;
+    const startedAt = isAlive(this.record.state) ? this.record.state.startedAt : at;
     const isRestarted = wantsRestart(hostConfig.RestartPolicy, { ...this.#lastRun(), exitCode });
-    const stored = this.#apply({ type: isRestarted ? 'restarting' : 'exited', exitCode, oomKilled, at });
+    const stored = this.#kept.apply({ type: isRestarted ? 'restarting' : 'exited', exitCode, oomKilled, at });
     if (oomKilled) this.publish('oom');
     const ranMs = Math.max(0, at.getTime() - startedAt.getTime());
     this.publish('die', { exitCode: String(exitCode), execDuration: String(Math.floor(ranMs / 1000)) });
-    // At once: whoever starts the next container may want the same ports.
-    const disconnected = isRestarted ? undefined : this.#network.close();
-    // A failure is taken below; before that it must not end the engine.
-    disconnected?.catch(() => {});
-    this.#teardown = stored
-      .then(() => supervised.delete())
-      .then(() => Promise.all([this.#ports.snapshots.unmount(this.id), this.#bundle.close(), disconnected]))
-      .then(() => this.#ports.volumes.detach(this.id))
-      .catch((error) => this.#ports.log.error('a run could not be put away', { containerId: this.id, error }));
-    this.#renewRun();
+    this.#runs.end(supervised, { stored, keepNetwork: isRestarted });
     this.#waiters.resolve('next-exit', ...(isRestarted ? [] : ['not-running' as const]));
     if (isRestarted) this.#scheduleRestart(ranMs);
     else if (hostConfig.AutoRemove) await this.#removeItself();
   }
 
   #lastRun(): { readonly exitCode: number; readonly restartCount: number; readonly stoppedByUser: boolean } {
-    const { state, restartCount, stoppedByUser } = this.#record;
+    const { state, restartCount, stoppedByUser } = this.record;
     return { exitCode: exitCodeOf(state), restartCount, stoppedByUser };
   }
 
   #scheduleRestart(ranMs: number): void {
     this.#restartDelayMs = restartDelayMs(this.#restartDelayMs, ranMs);
     this.#restartTimer = setTimeout(() => {
-      void this.#exclusively(async () => {
-        if (this.#record.state.status !== 'restarting') return;
-        // Whose namespaces it shares comes first, when both are being restarted.
-        if (joinedContainers(this.#record.hostConfig).some(this.#ports.isRestarting)) return this.#scheduleRestart(0);
-        this.#patch({ restartCount: this.#record.restartCount + 1 });
-        await this.#launch({});
-      }).catch((error) => {
-        this.#ports.log.warn('a container could not be restarted', { containerId: this.id, error });
-      });
+      void this.#turns
+        .takeAlways(async () => {
+          if (this.record.state.status !== 'restarting') return;
+          // Whose namespaces it shares comes first, when both are being restarted.
+          if (joinedContainers(this.record.hostConfig).some(this.#ports.isRestarting)) return this.#scheduleRestart(0);
+          this.#kept.patch({ restartCount: this.record.restartCount + 1 });
+          await this.#launch({});
+        })
+        .catch((error) => {
+          this.#ports.log.warn('a container could not be restarted', { containerId: this.id, error });
+        });
     }, this.#restartDelayMs);
   }
 
   #cancelRestart(): void {
     clearTimeout(this.#restartTimer);
-    if (this.#record.state.status !== 'restarting') return;
-    void this.#apply({ type: 'restart-cancelled' });
-    this.#teardown = this.#teardown.then(() => this.#network.close());
+    if (this.record.state.status !== 'restarting') return;
+    void this.#kept.apply({ type: 'restart-cancelled' });
+    this.#runs.closeNetwork();
     this.#waiters.resolve('not-running');
   }
 
   async #stop({ timeoutSeconds, signal }: StopOptions): Promise<boolean> {
-    const { state, config } = this.#record;
+    const { state, config } = this.record;
     if (state.status === 'restarting') {
-      this.#patch({ stoppedByUser: true });
+      this.#kept.patch({ stoppedByUser: true });
       this.#cancelRestart();
       return true;
     }
     if (!isAlive(state)) return false;
-    this.#patch({ stoppedByUser: true });
-    const { ended } = this.#run;
+    this.#kept.patch({ stoppedByUser: true });
+    const { ended } = this.#runs.current;
     await this.#signal(signal === undefined ? this.#stopSignal() : parseSignal(signal));
     const seconds = timeoutSeconds ?? config.StopTimeout ?? DEFAULT_STOP_SECONDS;
-    const obeyed = seconds < 0 ? await ended.promise.then(() => true) : await within(ended.promise, seconds * 1000);
+    const obeyed = seconds < 0 ? await ended.then(() => true) : await within(ended, seconds * 1000);
     if (!obeyed) {
       await this.#signal(SIGKILL);
-      await this.#mustEnd(ended.promise);
+      await this.#mustEnd(ended);
     }
     this.publish('stop');
     return true;
   }
 
   #stopSignal(): number {
-    return parseSignal(this.#record.config.StopSignal || 'SIGTERM');
+    return parseSignal(this.record.config.StopSignal || 'SIGTERM');
   }
 
   async #signal(signal: number): Promise<void> {
     try {
-      await this.#supervised?.kill(signal);
+      await this.supervised?.kill(signal);
       this.publish('kill', { signal: String(signal) });
       // A frozen process would get it only when it goes on.
-      if (this.#record.state.status === 'paused') {
-        await this.#supervised?.resume();
-        await this.#apply({ type: 'unpaused' });
+      if (this.record.state.status === 'paused') {
+        await this.supervised?.resume();
+        await this.#kept.apply({ type: 'unpaused' });
       }
     } catch (error) {
       // It has ended meanwhile: its exit is on the way.
@@ -612,35 +504,38 @@ export class LiveContainer {
   }
 
   #mustRun(): Supervised {
-    if (this.#supervised === undefined || !isAlive(this.#record.state))
+    const { supervised } = this;
+    if (supervised === undefined || !isAlive(this.record.state))
       throw new AppError('conflict', `container ${this.id} is not running`);
-    return this.#supervised;
+    return supervised;
   }
 
   /** --rm: the row first, so that name and answer need not wait for what is put away after it. */
   #removeItself(): Promise<void> {
-    return this.#exclusively(async () => {
-      if (this.#isGone || isAlive(this.#record.state)) return;
-      await this.#forget();
-      await this.#deleteFiles();
-      await this.#removeVolumes();
-      this.#collectLayers();
-    }).catch((error) => this.#ports.log.error('a container could not remove itself', { containerId: this.id, error }));
+    return this.#turns
+      .takeAlways(async () => {
+        if (this.#turns.areOver || isAlive(this.record.state)) return;
+        await this.#forget();
+        await this.#files.delete();
+        await this.#removeVolumes();
+        this.#collectLayers();
+      })
+      .catch((error) => this.#ports.log.error('a container could not remove itself', { containerId: this.id, error }));
   }
 
   async #forget(): Promise<void> {
-    await this.#ports.store.delete(this.id);
+    await this.#kept.delete();
     await this.#ports.volumes.release(this.id);
-    this.#isGone = true;
+    this.#turns.end();
     this.#ports.onRemoved(this);
     this.publish('destroy');
-    this.#renewRun();
+    this.#runs.giveUp();
     this.#waiters.resolve('removed', 'next-exit', 'not-running');
   }
 
   /** Those that nobody named. The container is gone, so what stays is told to the log alone. */
   async #removeVolumes(): Promise<void> {
-    await releaseVolumes(this.#ports, this.#record, { anonymous: true }).catch((error) => {
+    await releaseVolumes(this.#ports, this.record, { anonymous: true }).catch((error) => {
       this.#ports.log.warn('a volume could not be removed with its container', { containerId: this.id, error });
     });
   }
@@ -649,54 +544,16 @@ export class LiveContainer {
   #collectLayers(): void {
     const { images, log } = this.#ports;
     images
-      .resolve(this.#record.imageId)
-      .catch(() => images.collectLayers(this.#record.chain))
+      .resolve(this.record.imageId)
+      .catch(() => images.collectLayers(this.record.chain))
       .catch((error) => log.warn('layers stay for the next prune', { containerId: this.id, error }));
   }
 
-  async #deleteFiles(): Promise<void> {
-    await this.#teardown;
-    await this.#output.drain();
-    await this.#network.close();
-    await this.#bundle.close();
-    await this.#ports.snapshots.remove(this.id);
-    await Promise.all([
-      rm(this.#directory, { recursive: true, force: true }),
-      rm(this.#output.directory, { recursive: true, force: true }),
-    ]);
-  }
-
-  /** In memory at once; stored when the answer resolves. A failure to store is logged: the next change stores all of it. */
-  #apply(event: ContainerEvent): Promise<void> {
-    this.#patch({ state: transition(this.#record.state, event) });
-    return this.#ports.store.update(this.#record).catch((error) => {
-      this.#ports.log.error('the state of a container could not be stored', { containerId: this.id, error });
-    });
-  }
-
-  #patch(change: Partial<Pick<ContainerRecord, 'state' | 'restartCount' | 'stoppedByUser'>>): void {
-    this.#record = { ...this.#record, ...change };
-  }
-
-  #renewRun(settle: (run: Run) => void = (run) => run.launched.reject(new AppError('conflict', 'it has ended'))): void {
-    const run = this.#run;
-    this.#run = newRun();
-    settle(run);
-    run.ended.resolve();
-  }
-
   #waitResult(): WaitResult {
-    const { state } = this.#record;
+    const { state } = this.record;
     // Who started it is told why that failed; here it would be told twice.
     return { exitCode: exitCodeOf(state), error: state.status === 'dead' ? state.error : undefined };
   }
-}
-
-function newRun(): Run {
-  const run = { launched: Promise.withResolvers<Supervised>(), ended: Promise.withResolvers<void>() };
-  // Nobody may be waiting for it.
-  run.launched.promise.catch(() => {});
-  return run;
 }
 
 /** false = the time is up. */

@@ -1,0 +1,35 @@
+/** What is done to one thing, one after another, until it is gone. */
+export class Turns {
+  readonly #gone: () => Error;
+  #last: Promise<unknown> = Promise.resolve();
+  #areOver = false;
+
+  /** `gone` is what is told to those who come too late. */
+  constructor(gone: () => Error) {
+    this.#gone = gone;
+  }
+
+  get areOver(): boolean {
+    return this.#areOver;
+  }
+
+  /** Does it when all before it is done, whether that went well or not; also when the turns are over. */
+  takeAlways<T>(work: () => Promise<T>): Promise<T> {
+    const turn = this.#last.then(work);
+    this.#last = turn.catch(() => {});
+    return turn;
+  }
+
+  /** @throws what `gone` makes, when the thing went away while this waited */
+  take<T>(work: () => Promise<T>): Promise<T> {
+    return this.takeAlways(() => {
+      if (this.#areOver) throw this.#gone();
+      return work();
+    });
+  }
+
+  /** It is gone. */
+  end(): void {
+    this.#areOver = true;
+  }
+}
