@@ -25,6 +25,7 @@ import type { Protection } from './leases.ts';
 import { parsePlatform } from './platform.ts';
 import type { ImagePorts } from './ports.ts';
 import { fetchImage, type ImageSource, putBytes } from './pull.ts';
+import { discardContent } from './reclaim.ts';
 import { noSuchImage, type StoredName } from './store.ts';
 
 const NAME_ANNOTATION = 'io.containerd.image.name';
@@ -231,10 +232,25 @@ export async function loadImages(
   stream: Readable,
   options: LoadOptions = {},
 ): Promise<readonly LoadedImage[]> {
-  const { signal, onProgress = () => {} } = options;
+  const brought = new Set<Digest>();
+  try {
+    return await loadAll(ports, stream, { ...options, brought });
+  } finally {
+    // The archive's own documents, and what only images for other platforms need: nobody could ask for it again.
+    await discardContent(ports, { layers: new Set(), blobs: brought });
+  }
+}
+
+/** To `brought` is added what was not here before. */
+async function loadAll(
+  ports: ImagePorts,
+  stream: Readable,
+  options: LoadOptions & { readonly brought: Set<Digest> },
+): Promise<readonly LoadedImage[]> {
+  const { signal, brought, onProgress = () => {} } = options;
   const wanted = options.platform === undefined ? ports.host : parsePlatform(options.platform, ports.host);
   await using lease = ports.leases.acquire();
-  const archive = await unpack(ports, stream, { signal, lease });
+  const archive = await unpack(ports, stream, { signal, lease, brought });
   const source = sourceOf(ports);
   const loaded: LoadedImage[] = [];
   for (const { digest, names } of await offers(ports, archive)) {
@@ -250,7 +266,7 @@ export async function loadImages(
 async function unpack(
   ports: ImagePorts,
   stream: Readable,
-  { signal, lease }: Cancelable & { readonly lease: Protection },
+  { signal, lease, brought }: Cancelable & { readonly lease: Protection; readonly brought: Set<Digest> },
 ): Promise<Unpacked> {
   const files = new Map<string, ArchiveFile>();
   const links = new Map<string, string>();
@@ -264,9 +280,11 @@ async function unpack(
       throw new AppError('invalid', `cannot load archive: it has more than ${ENTRIES_MAX} entries`);
     const { name, type, linkname } = entry.header;
     const path = normalize(name);
-    if (type === 'file' || type === 'contiguous-file')
-      files.set(path, await storeEntry(ports, Readable.from(entry, { objectMode: false }), lease));
-    else {
+    if (type === 'file' || type === 'contiguous-file') {
+      const file = await storeEntry(ports, Readable.from(entry, { objectMode: false }), lease);
+      if (file.isNew) brought.add(file.digest);
+      files.set(path, file);
+    } else {
       if (type === 'symlink') links.set(path, normalize(`${path}/../${linkname ?? ''}`));
       if (type === 'link') links.set(path, normalize(linkname ?? ''));
       entry.resume();
@@ -276,16 +294,21 @@ async function unpack(
   return { files, links };
 }
 
-async function storeEntry(ports: ImagePorts, entry: Readable, lease: Protection): Promise<ArchiveFile> {
+async function storeEntry(
+  ports: ImagePorts,
+  entry: Readable,
+  lease: Protection,
+): Promise<ArchiveFile & { readonly isNew: boolean }> {
   const measured = measure();
   await using ingest = await ports.blobs.ingest(`load-${ports.randomId()}`);
   try {
     await Promise.all([pipeline(entry, measured), ingest.append(measured)]);
     const { digest, sizeBytes } = measured.result();
     await lease.protect(digest);
+    const isNew = (await ports.store.blob(digest)) === undefined;
     await ingest.commit({ digest, sizeBytes });
     await ports.store.putBlob(await ports.measureBlob(digest));
-    return { digest, sizeBytes, form: await formOf(ports, digest, sizeBytes) };
+    return { digest, sizeBytes, form: await formOf(ports, digest, sizeBytes), isNew };
   } catch (error) {
     await ingest.abort();
     throw error;

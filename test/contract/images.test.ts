@@ -558,6 +558,22 @@ describe('rmi, prune and df', () => {
     expect(await bytesHere()).toEqual(NOTHING);
   });
 
+  it('gives back the layers of an image that was removed by force with their last container', async () => {
+    const shared = base();
+    const kept = await pulled('kept', buildImage({ layers: [shared] }));
+    const reference = await pulled('app', buildImage({ layers: [shared, layer('a')] }));
+    const { chain } = await rig.images.resolve(reference);
+    for (const layerId of chain) rig.heldLayers.add(layerId);
+    await rig.images.remove(reference, { force: true });
+    await rig.images.collectLayers(chain);
+    expect(await bytesHere()).toMatchObject({ layers: 2 });
+    rig.heldLayers.clear();
+    await rig.images.collectLayers(chain);
+    expect(await bytesHere()).toMatchObject({ layers: 1 });
+    expect((await rig.images.usage()).orphans).toMatchObject({ layers: 0, blobs: 0 });
+    expect((await rig.images.resolve(kept)).chain).toEqual(chain.slice(0, 1));
+  });
+
   it('prunes exactly the bytes that df and a dry run show', async () => {
     const shared = base();
     const used = await pulled('used', buildImage({ layers: [shared, layer('used')] }));
@@ -783,6 +799,32 @@ describe('create, save and load', () => {
     const loaded = await rig.images.load(Readable.from([tar]));
     expect(loaded).toEqual([{ id: digestOfImage(image), reference }]);
     for (const [digest, bytes] of image.blobs) expect(await buffer(await rig.blobs.open(digest))).toEqual(bytes);
+    expect((await rig.images.usage()).orphans).toMatchObject({ layers: 0, blobs: 0, bytes: 0 });
+  });
+
+  it('keeps of a layout only what its images are made of', async () => {
+    const image = buildImage({ layers: [layer('a')] });
+    const layout = (index: object) =>
+      tarOf([
+        ...[...image.blobs, [digestOf('other'), Buffer.from('other')] as const].map(([digest, content]) => ({
+          name: `blobs/${digest.replace(':', '/')}`,
+          content,
+        })),
+        { name: 'oci-layout', content: '{"imageLayoutVersion":"1.0.0"}' },
+        { name: 'index.json', content: JSON.stringify(index) },
+      ]);
+    const manifest = {
+      mediaType: MEDIA_TYPES.ociManifest,
+      digest: digestOf(image.manifest),
+      size: image.manifest.length,
+    };
+    const annotations = { 'io.containerd.image.name': 'local/app:1' };
+    await rig.images.load(Readable.from([layout({ manifests: [{ ...manifest, annotations }] })]));
+    expect(await bytesHere()).toEqual({ blobs: image.blobs.size, layers: 1, ingests: 0 });
+    expect((await rig.images.usage()).orphans).toMatchObject({ blobs: 0, layers: 0 });
+    // Nor does one that fails take away what others have.
+    await expect(rig.images.load(Readable.from([layout({})]))).rejects.toThrow('unexpected form');
+    expect(await bytesHere()).toEqual({ blobs: image.blobs.size, layers: 1, ingests: 0 });
   });
 
   it('loads a docker-archive of plain tars and links', async () => {
@@ -836,7 +878,6 @@ describe('create, save and load', () => {
     await expect(rig.images.load(Readable.from([bytes]))).rejects.toMatchObject({
       message: expect.stringMatching(says),
     });
-    await rig.images.prune();
     expect(await bytesHere()).toEqual(NOTHING);
   });
 
