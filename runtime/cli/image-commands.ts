@@ -1,7 +1,5 @@
 /** What `pull`, `push`, `images`, `tag`, `rmi`, `history`, `save`, `load`, `import` and `image prune` do. */
 import { createWriteStream } from 'node:fs';
-import { open } from 'node:fs/promises';
-import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { shortId } from '../../shared/digest.ts';
 import { AppError } from '../../shared/errors.ts';
@@ -13,6 +11,7 @@ import { imageTree, type TreeImage } from './image-tree.ts';
 import { formatRows, print, say } from './output.ts';
 import { showProgress } from './progress.ts';
 import { forEachName, type Session } from './session.ts';
+import { openInput } from './streams.ts';
 import { type Json, list, number, object, strings, text } from './values.ts';
 
 /** The header with which the engine signs in to the image's registry; empty when nobody logged in. */
@@ -210,17 +209,12 @@ export interface LoadFlags {
 export async function load(session: Session, flags: LoadFlags): Promise<void> {
   if (flags.input === undefined && process.stdin.isTTY)
     throw new AppError('invalid', 'requested load from stdin, but stdin is a terminal: use -i FILE');
-  const body = flags.input === undefined ? process.stdin : await openFile(flags.input);
+  const body = await openInput(flags.input ?? '-');
   const stream = await session.engine.stream('POST', '/images/load', {
     query: { quiet: flags.quiet === true ? 1 : 0 },
     body,
   });
   await showProgress(stream, { output: process.stdout, quiet: false });
-}
-
-/** Fails here when it cannot be read, and not while it is sent. */
-async function openFile(path: string): Promise<Readable> {
-  return (await open(path)).createReadStream();
 }
 
 export interface ImportFlags {
@@ -247,7 +241,7 @@ export async function importImage(
       platform: flags.platform,
       changes: flags.change,
     },
-    body: file === '-' ? process.stdin : await openFile(file),
+    body: await openInput(file),
   });
   await showProgress(stream, { output: process.stdout, quiet: false });
 }

@@ -1,5 +1,6 @@
-/** Moves bytes between a hijacked connection (or a log) and this process's own stdio. */
+/** Moves bytes between a hijacked connection (or a log, or a file) and this process's own stdio. */
 import { once } from 'node:events';
+import { open } from 'node:fs/promises';
 import type { Readable, Writable } from 'node:stream';
 import { AppError } from '../../shared/errors.ts';
 import type { Hijacked } from './client.ts';
@@ -11,6 +12,21 @@ const FRAME_MAX_BYTES = 64 * 1024 * 1024;
 export interface Sinks {
   readonly stdout: Writable;
   readonly stderr: Writable;
+}
+
+/**
+ * A file of the user's; `-` is stdin. Fails here when it cannot be read, and not while it is sent.
+ * @throws AppError 'not-found', 'invalid' (a directory)
+ */
+export async function openInput(path: string): Promise<Readable> {
+  if (path === '-') return process.stdin;
+  const what = `cannot read ${JSON.stringify(path)}`;
+  const file = await open(path).catch((cause) => {
+    throw cause.code === 'ENOENT' ? new AppError('not-found', `${what}: there is no such file`, { cause }) : cause;
+  });
+  if (!(await file.stat()).isDirectory()) return file.createReadStream();
+  await file.close();
+  throw new AppError('invalid', `${what}: it is a directory`);
 }
 
 async function write(sink: Writable, bytes: Buffer): Promise<void> {

@@ -1,5 +1,5 @@
 /** What `berth volume …` does. */
-import { createReadStream, createWriteStream } from 'node:fs';
+import { createWriteStream } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
 import { AppError } from '../../shared/errors.ts';
 import { formatBytes } from '../../shared/units.ts';
@@ -7,6 +7,7 @@ import { filterQuery } from './filters.ts';
 import { confirm } from './image-commands.ts';
 import { formatRows, print } from './output.ts';
 import { forEachName, type Session } from './session.ts';
+import { openInput } from './streams.ts';
 import { list, number, object, strings, text } from './values.ts';
 
 const volumePath = (name: string) => `/volumes/${encodeURIComponent(name)}`;
@@ -111,7 +112,7 @@ export async function exportVolume(session: Session, name: string, flags: { read
 
 /** Fills an empty volume from a tar; `-` is stdin. */
 export async function importVolume(session: Session, name: string, file: string): Promise<void> {
-  const body = file === '-' ? process.stdin : createReadStream(file);
+  const body = await openInput(file);
   await session.engine.call('POST', `/berth/v1${volumePath(name)}/import`, { body });
   print(name);
 }

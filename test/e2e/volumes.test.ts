@@ -373,6 +373,10 @@ it('is what the berth CLI shows, too', async () => {
   await cli(['run', '--rm', '-v', 'mine:/v', place.image, 'sh', '-c', 'echo x > /v/f']);
   await cli(['volume', 'export', '-o', file, 'mine']);
   await cli(['volume', 'create', 'other']);
+  expect(await berth(place.host, place.engine, ['volume', 'import', 'other', '/no/such'])).toMatchObject({
+    code: 1,
+    stderr: 'error: cannot read "/no/such": there is no such file\n',
+  });
   await cli(['volume', 'import', 'other', file]);
   expect(await cli(['run', '--rm', '-v', 'other:/v', place.image, 'cat', '/v/f'])).toBe('x');
   expect(await cli(['volume', 'ls', '-q'])).toBe('mine\nother');

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { PassThrough, Writable } from 'node:stream';
+import { text } from 'node:stream/consumers';
 import { describe, expect, it } from 'vitest';
 import { target } from '../../../runtime/cli/client.ts';
 import { containerRows } from '../../../runtime/cli/container-rows.ts';
@@ -9,7 +10,7 @@ import { engineHost } from '../../../runtime/cli/host.ts';
 import { imageRows } from '../../../runtime/cli/image-rows.ts';
 import { imageTree } from '../../../runtime/cli/image-tree.ts';
 import { formatRows } from '../../../runtime/cli/output.ts';
-import { copyOutput } from '../../../runtime/cli/streams.ts';
+import { copyOutput, openInput } from '../../../runtime/cli/streams.ts';
 import { CLIENT_VERSION } from '../../../runtime/cli/version.ts';
 
 describe('the engine to talk to', () => {
@@ -36,6 +37,12 @@ describe('the engine to talk to', () => {
 it('sends a name as a name, whatever is in it', () => {
   expect(target('/containers/x?force=1#y/json', { all: true })).toBe('/v1.52/containers/x%3Fforce%3D1%23y/json?all=1');
   expect(target('/images/host:5000/a/b@sha256:c/json', undefined)).toBe('/v1.52/images/host:5000/a/b@sha256:c/json');
+});
+
+it('says what is wrong with a file before it sends any of it', async () => {
+  await expect(openInput('/no/such')).rejects.toThrow('cannot read "/no/such": there is no such file');
+  await expect(openInput('/')).rejects.toThrow('cannot read "/": it is a directory');
+  expect(await text(await openInput(import.meta.filename))).toContain('says what is wrong');
 });
 
 describe('detach keys', () => {
