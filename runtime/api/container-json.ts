@@ -368,7 +368,12 @@ export function statsJson(
     storage_stats: {},
     cpu_stats: cpuJson(sample),
     precpu_stats: before === undefined ? NO_CPU : cpuJson(before),
-    memory_stats: { usage: memory.usageBytes, stats: memory.details, limit: memory.limitBytes },
+    memory_stats: {
+      usage: memory.usageBytes,
+      ...(memory.maxUsageBytes !== undefined && { max_usage: memory.maxUsageBytes }),
+      stats: memory.details,
+      limit: memory.limitBytes,
+    },
     ...(names.length > 0 && {
       networks: Object.fromEntries(
         names.map(([name, counters]) => [
@@ -396,7 +401,12 @@ const NO_CPU = {
 
 function cpuJson({ cpu }: StatsSample): Record<string, unknown> {
   return {
-    cpu_usage: { total_usage: cpu.totalNs, usage_in_kernelmode: cpu.kernelNs, usage_in_usermode: cpu.userNs },
+    cpu_usage: {
+      total_usage: cpu.totalNs,
+      ...(cpu.perCpuNs !== undefined && { percpu_usage: cpu.perCpuNs }),
+      usage_in_kernelmode: cpu.kernelNs,
+      usage_in_usermode: cpu.userNs,
+    },
     system_cpu_usage: cpu.systemNs,
     online_cpus: cpu.onlineCpus,
     throttling_data: {

@@ -215,6 +215,8 @@ export interface StatsSample {
     readonly totalNs: number;
     readonly kernelNs: number;
     readonly userNs: number;
+    /** By processor; only cgroup v1 counts it. */
+    readonly perCpuNs?: readonly number[] | undefined;
     /** Of the whole host, all states, all processors. */
     readonly systemNs: number;
     readonly onlineCpus: number;
@@ -224,6 +226,8 @@ export interface StatsSample {
   };
   readonly memory: {
     readonly usageBytes: number;
+    /** The most it ever was; only with cgroup v1. */
+    readonly maxUsageBytes?: number | undefined;
     /** The container's own limit, else the host's memory. */
     readonly limitBytes: number;
     /** memory.stat as the kernel spells it (v1: total_inactive_file …; v2: inactive_file …). */

@@ -58,13 +58,15 @@ async function cpuOfV2(read: Read): Promise<Cpu> {
 }
 
 async function cpuOfV1(read: Read): Promise<Cpu> {
-  const [usage, ticks, stat] = await Promise.all([
+  const [usage, perCpu, ticks, stat] = await Promise.all([
     read('cpuacct', 'cpuacct.usage'),
+    read('cpuacct', 'cpuacct.usage_percpu'),
     read('cpuacct', 'cpuacct.stat').then(parseFlat),
     read('cpu', 'cpu.stat').then(parseFlat),
   ]);
   return {
     totalNs: Number(usage ?? 0),
+    perCpuNs: perCpu?.trim().split(/\s+/).map(Number),
     userNs: (ticks.user ?? 0) * NS_PER_TICK,
     kernelNs: (ticks.system ?? 0) * NS_PER_TICK,
     periods: stat.nr_periods ?? 0,
@@ -92,12 +94,18 @@ async function memoryOfV2(read: Read): Promise<StatsSample['memory']> {
 }
 
 async function memoryOfV1(read: Read): Promise<StatsSample['memory']> {
-  const [usage, max, stat] = await Promise.all([
+  const [usage, maxUsage, max, stat] = await Promise.all([
     read('memory', 'memory.usage_in_bytes'),
+    read('memory', 'memory.max_usage_in_bytes'),
     read('memory', 'memory.limit_in_bytes'),
     read('memory', 'memory.stat').then(parseFlat),
   ]);
-  return { usageBytes: Number(usage ?? 0), limitBytes: numberOrInfinity(max), details: stat };
+  return {
+    usageBytes: Number(usage ?? 0),
+    maxUsageBytes: maxUsage === undefined ? undefined : Number(maxUsage),
+    limitBytes: numberOrInfinity(max),
+    details: stat,
+  };
 }
 
 async function pidsOf(read: Read): Promise<StatsSample['pids']> {

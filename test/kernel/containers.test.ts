@@ -354,7 +354,7 @@ it('restarts by policy until it is stopped', () =>
   }));
 
 it('execs: output, exit codes, stdin, terminals', () =>
-  withPlace(async ({ engine }) => {
+  withPlace(async ({ engine, busybox }) => {
     const { containers } = await engine();
     await create(containers, ['sleep', '100'], {}, 'c1');
     const io = { AttachStdout: true, AttachStderr: true };
@@ -383,7 +383,11 @@ it('execs: output, exit codes, stdin, terminals', () =>
     expect(big.text.length).toBe(30_000_000);
     expect((await containers.inspect('c1')).record.state.status).toBe('running');
     expect((await containers.top('c1')).processes).toHaveLength(1);
-    expect((await containers.stats('c1'))?.pids.current).toBeGreaterThan(0);
+    const stats = await containers.stats('c1');
+    expect(stats?.pids.current).toBeGreaterThan(0);
+    const countsMore = busybox.cgroups.mode !== 'v2';
+    expect((stats?.memory.maxUsageBytes ?? 0) > 0, 'memory.max_usage_in_bytes').toBe(countsMore);
+    expect(stats?.cpu.perCpuNs?.some((ns) => ns > 0) === true, 'cpuacct.usage_percpu').toBe(countsMore);
     await containers.remove('c1', { force: true });
   }));
 
