@@ -3,7 +3,10 @@ import { runCommand } from './command.ts';
 
 const TIMEOUT_MS = 10 * 60_000;
 
-/** Bytes on disk below each path, hard links of one call once. @throws AppError 'unavailable' when one of them changes meanwhile */
+/**
+ * Bytes on disk below each path, hard links of one call once. What goes away meanwhile is not counted, and a path that is
+ * not there is not in the answer.
+ */
 export async function diskUsage(paths: readonly string[]): Promise<ReadonlyMap<string, number>> {
   const sizes = new Map<string, number>();
   if (paths.length === 0) return sizes;

@@ -1,4 +1,4 @@
-/** What is in volumes, as the host's tools read and write it: tars of it, what a volume begins with, sizes on disk. */
+/** What is in volumes, as the host's tools read and write it: tars of it, and what a volume begins with. */
 import { chmod, mkdir, rm } from 'node:fs/promises';
 import { renameDurably } from '../../shared/atomic-file.ts';
 import { hasCode } from '../../shared/errors.ts';
@@ -7,7 +7,6 @@ import { feedCommand, runCommand, streamCommand } from '../kernel/command.ts';
 /** Not for the host's users: files of containers may be setuid (CVE-2021-41091). */
 export const DIRECTORY_MODE = 0o700;
 export const DATA_MODE = 0o755;
-const MEASURE_TIMEOUT_MS = 600_000;
 const ARCHIVE = [
   '--create',
   '--format=posix',
@@ -53,21 +52,4 @@ export async function fillDirectory(
   } finally {
     await rm(staging, { recursive: true, force: true });
   }
-}
-
-/** Bytes on disk by path. One process walks all of them; a file that goes away meanwhile is no failure. */
-export async function measureDirectories(paths: readonly string[]): Promise<ReadonlyMap<string, number>> {
-  if (paths.length === 0) return new Map();
-  const { stdout } = await runCommand(
-    'du',
-    ['--summarize', '--one-file-system', '--block-size=1', '--null', '--files0-from=-'],
-    { stdin: paths.map((path) => `${path}\0`).join(''), timeoutMs: MEASURE_TIMEOUT_MS },
-  );
-  const lines = stdout.split('\0').filter((line) => line !== '');
-  return new Map(
-    lines.map((line) => {
-      const [bytes = '', path = ''] = line.split('\t');
-      return [path, Number(bytes)] as const;
-    }),
-  );
 }

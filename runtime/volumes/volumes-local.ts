@@ -11,9 +11,10 @@ import type { Database } from '../../shared/database.ts';
 import { AppError } from '../../shared/errors.ts';
 import type { Log } from '../../shared/log.ts';
 import type { EventLog } from '../events.ts';
+import { diskUsage } from '../kernel/disk-usage.ts';
 import type { Mounts } from '../kernel/mount.ts';
 import { plainArchive } from './archive.ts';
-import { archiveOf, DATA_MODE, DIRECTORY_MODE, fillDirectory, measureDirectories } from './data.ts';
+import { archiveOf, DATA_MODE, DIRECTORY_MODE, fillDirectory } from './data.ts';
 import { checkVolumeDriver, checkVolumeName, hasLabel, type VolumeMount, volumeMount } from './names.ts';
 import { createVolumeParts, type VolumeParts } from './parts.ts';
 import { createVolumeStore, type VolumeRow, type VolumeTables } from './tables.ts';
@@ -417,7 +418,7 @@ class LocalVolumes implements Volumes {
   /** Bytes on disk by name, of those without options. */
   async #measure(entries: readonly Entry[]): Promise<ReadonlyMap<string, number>> {
     const plain = entries.filter(({ mount }) => mount === undefined).map(({ volume }) => volume);
-    const byPath = await measureDirectories(plain.map(({ mountpoint }) => mountpoint));
+    const byPath = await diskUsage(plain.map(({ mountpoint }) => mountpoint));
     return new Map(
       plain.flatMap(({ name, mountpoint }) => {
         const bytes = byPath.get(mountpoint);
