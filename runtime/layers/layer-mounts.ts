@@ -164,7 +164,8 @@ export function createLayerMounts({ directory, mounts, pathOf, unpack = false }:
   };
 }
 
-async function namesIn(path: string): Promise<readonly string[]> {
+/** Of what is in a directory; nothing where there is none. */
+export async function namesIn(path: string): Promise<readonly string[]> {
   try {
     return await readdir(path);
   } catch (error) {

@@ -5,11 +5,11 @@
  * Directories are for root alone: below them lie setuid programs that no host user may start (CVE-2021-41091).
  * https://docs.kernel.org/filesystems/overlayfs.html
  */
-import { access, chmod, chown, constants, lstat, mkdir, readdir, readlink, rm, stat, symlink } from 'node:fs/promises';
+import { access, chmod, chown, constants, lstat, mkdir, readlink, rm, stat, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AppError, hasCode } from '../../shared/errors.ts';
 import type { Mounts } from '../kernel/mount.ts';
-import { createLayerMounts, EMPTY_LAYER_NAME, type LayerMounts, shortName } from './layer-mounts.ts';
+import { createLayerMounts, EMPTY_LAYER_NAME, type LayerMounts, namesIn, shortName } from './layer-mounts.ts';
 import type { Chain, Layer, LayerId, LayerStore } from './layer-store.ts';
 import type { MountedSnapshot, SnapshotMountOptions, Snapshotter } from './snapshotter.ts';
 
@@ -281,15 +281,6 @@ async function exists(path: string): Promise<boolean> {
     () => true,
     () => false,
   );
-}
-
-async function namesIn(path: string): Promise<readonly string[]> {
-  try {
-    return await readdir(path);
-  } catch (error) {
-    if (hasCode(error, 'ENOENT')) return [];
-    throw error;
-  }
 }
 
 /** Directories count too, hard links once. What vanishes meanwhile counts nothing. */
