@@ -18,7 +18,7 @@ import { MANIFEST_MAX_BYTES, referencesOf } from '../shared/oci.ts';
 import { isTag } from '../shared/reference.ts';
 import { verify } from '../shared/streams.ts';
 import { newManifest, readManifest } from './manifest-document.ts';
-import type { Batch, Cursor } from './metadata/garbage.ts';
+import { walk } from './metadata/garbage.ts';
 import type { MetadataIndex } from './metadata/index.ts';
 import type { UpkeepIndex } from './metadata/upkeep.ts';
 import { pinForPush } from './pinning.ts';
@@ -108,14 +108,14 @@ export async function exportRepository(
     return entry;
   };
 
-  for await (const { name, manifest } of each((cursor) => index.tagRecords(repository, cursor))) {
+  for await (const { name, manifest } of walk((cursor) => index.tagRecords(repository, cursor))) {
     const entry = await exportManifest(manifest);
     if (entry === undefined) continue;
     entries.push({ ...entry, annotations: { [REF_NAME]: name } });
     report.tags += 1;
   }
   const untagged: Entry[] = [];
-  for await (const { digest } of each((cursor) => index.untaggedRecords(repository, cursor))) {
+  for await (const { digest } of walk((cursor) => index.untaggedRecords(repository, cursor))) {
     const entry = await exportManifest(digest);
     if (entry !== undefined) untagged.push(entry);
   }
@@ -241,13 +241,4 @@ async function sizeOf(path: string): Promise<number | undefined> {
     if (hasCode(error, 'ENOENT')) return undefined;
     throw error;
   }
-}
-
-async function* each<T>(read: (cursor: Cursor | undefined) => Promise<Batch<T>>): AsyncGenerator<T> {
-  let cursor: Cursor | undefined;
-  do {
-    const { found, next } = await read(cursor);
-    yield* found;
-    cursor = next;
-  } while (cursor !== undefined);
 }

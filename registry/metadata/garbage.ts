@@ -15,6 +15,16 @@ export interface Batch<T> {
   readonly next: Cursor | undefined;
 }
 
+/** All that `read` has, batch by batch; it is asked for no batch before somebody wants it. */
+export async function* walk<T>(read: (cursor: Cursor | undefined) => Promise<Batch<T>>): AsyncGenerator<T> {
+  let cursor: Cursor | undefined;
+  do {
+    const { found, next } = await read(cursor);
+    yield* found;
+    cursor = next;
+  } while (cursor !== undefined);
+}
+
 export interface CollectedManifest {
   readonly repository: string;
   readonly digest: Digest;

@@ -5,7 +5,7 @@ import type { Digest } from '../../shared/digest.ts';
 import { AppError } from '../../shared/errors.ts';
 import type { BlobIndex, LinkedBlob, UploadIndex } from './index.ts';
 import type { MetadataTables } from './schema.ts';
-import { ensureRepository, paged, quotaExceeded, type SqlIndexOptions, touchIntervalMs } from './sql-manifests.ts';
+import { ensureRepository, pagedNames, quotaExceeded, type SqlIndexOptions, touchIntervalMs } from './sql-manifests.ts';
 
 export function createBlobIndex(database: Database<MetadataTables>, options: SqlIndexOptions): BlobIndex {
   const now = () => options.now().getTime();
@@ -128,10 +128,7 @@ export function createBlobIndex(database: Database<MetadataTables>, options: Sql
         .limit(page.limit + 1)
         .select('repository.name')
         .execute();
-      return paged(
-        rows.map(({ name }) => name),
-        page,
-      );
+      return pagedNames(rows, page);
     },
 
     async unlinkBlob(repository, digest) {

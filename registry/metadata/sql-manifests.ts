@@ -126,10 +126,7 @@ export function createManifestIndex(database: Database<MetadataTables>, options:
         .limit(page.limit + 1)
         .select('name')
         .execute();
-      return paged(
-        rows.map(({ name }) => name),
-        page,
-      );
+      return pagedNames(rows, page);
     },
 
     async referrers(repository, subject, filter) {
@@ -169,10 +166,7 @@ export function createManifestIndex(database: Database<MetadataTables>, options:
         .limit(page.limit + 1)
         .select('name')
         .execute();
-      return paged(
-        rows.map(({ name }) => name),
-        page,
-      );
+      return pagedNames(rows, page);
     },
 
     async recordPulls(pulls) {
@@ -197,6 +191,13 @@ function selectManifest(kysely: Kysely<MetadataTables>) {
     .innerJoin('manifest', 'manifest.repositoryId', 'repository.id')
     .where('repository.name', '=', '')
     .select(['manifest.digest', 'manifest.mediaType', 'manifest.bytes']);
+}
+
+export function pagedNames(rows: readonly { readonly name: string }[], page: Page): Paged<string> {
+  return paged(
+    rows.map(({ name }) => name),
+    page,
+  );
 }
 
 export function paged<T>(rows: readonly T[], { limit }: Page): Paged<T> {

@@ -3,7 +3,7 @@
  * collection move at this moment is looked at a second time before it is called wrong.
  */
 import type { BlobStore } from '../../shared/blob-store.ts';
-import type { Batch, CollectedManifest, Cursor, GarbageIndex } from '../metadata/garbage.ts';
+import { type CollectedManifest, type GarbageIndex, walk } from '../metadata/garbage.ts';
 import type { StoredBlob, UpkeepIndex } from '../metadata/upkeep.ts';
 
 export type Finding =
@@ -39,7 +39,7 @@ export async function* findInconsistencies({ index, blobs }: FsckPorts): AsyncGe
     if (!(await index.isBlobKnown(digest))) continue;
     yield { kind: 'missing-blob', digest, wantBytes: sizeBytes, ...(gotBytes === undefined ? {} : { gotBytes }) };
   }
-  for await (const { repository, digest, missing } of all((cursor) => index.danglingReferences(cursor)))
+  for await (const { repository, digest, missing } of walk((cursor) => index.danglingReferences(cursor)))
     yield { kind: 'dangling-reference', repository, manifest: digest, digest: missing };
   for await (const { digest, sizeBytes } of blobs.list()) {
     if (known.has(digest) || (await index.isBlobKnown(digest))) continue;
@@ -55,14 +55,4 @@ async function* storedBlobs(index: UpkeepIndex): AsyncGenerator<StoredBlob> {
     if (last === undefined) return;
     after = last.digest;
   }
-}
-
-/** A walk that ends with its table, and starts no batch before it is asked for. */
-async function* all<T>(read: (cursor: Cursor | undefined) => Promise<Batch<T>>): AsyncGenerator<T> {
-  let cursor: Cursor | undefined;
-  do {
-    const { found, next } = await read(cursor);
-    yield* found;
-    cursor = next;
-  } while (cursor !== undefined);
 }
