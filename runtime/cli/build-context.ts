@@ -171,6 +171,7 @@ export function* packContext(root: string, files: Iterable<ListedFile>): Generat
   yield* flush();
 }
 
+const BILLION = 1_000_000_000n;
 const NO_OWNER = { uid: 0, gid: 0, major: 0, minor: 0, xattrs: undefined } as const;
 
 interface OpenedFile extends Disposable {
@@ -207,13 +208,10 @@ function bytesOf(name: string): string {
   return Buffer.from(name, 'utf8').toString('latin1');
 }
 
-/** Whole seconds, as Docker sends them: images look the same whoever built them. */
+/** To the nanosecond, as the engine compares it the next time; what is copied into images has whole seconds. */
 function timeOf(mtimeNs: bigint): Pick<TarEntry, 'mtimeSeconds' | 'mtimeNanoseconds'> {
-  const seconds = mtimeNs / 1_000_000_000n;
-  return {
-    mtimeSeconds: Number(mtimeNs < 0n && mtimeNs % 1_000_000_000n !== 0n ? seconds - 1n : seconds),
-    mtimeNanoseconds: 0,
-  };
+  const nanoseconds = ((mtimeNs % BILLION) + BILLION) % BILLION;
+  return { mtimeSeconds: Number((mtimeNs - nanoseconds) / BILLION), mtimeNanoseconds: Number(nanoseconds) };
 }
 
 /**

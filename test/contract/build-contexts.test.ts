@@ -1,6 +1,6 @@
 /** The promises of runtime/build/context.ts, and of what fetches for it, over real layers and real servers. */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
-import { mkdir, readdir, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, symlink, writeFile } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { type AddressInfo, createServer as createTcpServer } from 'node:net';
 import { join } from 'node:path';
@@ -8,11 +8,14 @@ import { Readable } from 'node:stream';
 import { promisify } from 'node:util';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { readContextEntries } from '../../runtime/api/berth-build-json.ts';
 import type { BuildContext, ContextEntry } from '../../runtime/build/context.ts';
 import type { LocalContexts } from '../../runtime/build/contexts-local.ts';
 import { openFileTree, walkDirectory } from '../../runtime/build/file-tree.ts';
 import { parseGitReference } from '../../runtime/build/git.ts';
+import { packContext, walkContext } from '../../runtime/cli/build-context.ts';
 import { digestOf } from '../../shared/digest.ts';
+import { createIgnore } from '../../shared/dockerignore.ts';
 import { type TarEntry, tarOf } from '../fixtures/tar.ts';
 import { type BuildRig, buildRig } from './build-rig.ts';
 
@@ -142,6 +145,29 @@ describe('contexts', { timeout: 30_000 }, () => {
       const body = tar(...entries.filter(({ path }) => wanted.has(path)).map(sent));
       return { missing: delta.missing, context: await delta.complete(body) };
     }
+    it('asks for nothing again that our client has sent', async () => {
+      const directory = join(rig.root, 'sent');
+      await mkdir(join(directory, 'd'), { recursive: true });
+      await writeFile(join(directory, 'd/file'), 'content');
+      await symlink('file', join(directory, 'd/link'));
+      const files = [...walkContext({ root: directory, ignore: createIgnore([]) })].flat();
+      async function* entries() {
+        yield* readContextEntries(Readable.from(files.map((file) => `${JSON.stringify(file)}\n`)));
+      }
+      const missing = async () => {
+        await using delta = await contexts.compare('client', entries());
+        const wanted = new Set(delta.missing);
+        const packed = packContext(
+          directory,
+          files.filter(([, path]) => wanted.has(path)),
+        );
+        await using _ = await delta.complete(Readable.from(packed, { objectMode: false }));
+        return delta.missing;
+      };
+      expect(await missing()).toEqual(['d', 'd/file', 'd/link']);
+      expect(await missing()).toEqual([]);
+    });
+
     const first = [
       listed('Dockerfile'),
       listed('é/ö'),
