@@ -225,7 +225,9 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
 
   const mounts = createMounts({ architecture: facts.architecture });
   const layers = undo.use(createLayerStore({ root, database, log, now, randomId, workers: facts.cpuCount }));
-  const snapshotter = createOverlaySnapshotter({ root, layers, mounts, unpack: layerBackend === 'directory' });
+  // Copies are of use only where something can run.
+  const unpack = layerBackend === 'directory' && obstacle === undefined;
+  const snapshotter = undo.use(createOverlaySnapshotter({ root, layers, mounts, unpack }));
 
   const registries: RegistrySettings = {
     mirrors: config.registryMirrors,
@@ -237,7 +239,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     database,
     directory: root,
     blobs: createFsBlobStore({ root: join(root, 'content'), now }),
-    layers: unmountingLayers(layers, snapshotter),
+    layers: mountableLayers(layers, snapshotter),
     users: lateUsers(
       () => containers.users,
       () => builds.cached(),
@@ -487,10 +489,18 @@ function startImageGc(
   };
 }
 
-/** Layers stay mounted after their last container; whoever removes one wants it unmounted first. */
-function unmountingLayers(layers: LayerStore, snapshotter: Snapshotter): LayerStore {
+/**
+ * Layers that are pulled are made ready for their first container while others still arrive. They stay mounted after the
+ * last one; whoever removes one wants it unmounted first.
+ */
+function mountableLayers(layers: LayerStore, snapshotter: Snapshotter): LayerStore {
   return {
     ...layers,
+    async ingest(request, ingesting) {
+      const layer = await layers.ingest(request, ingesting);
+      snapshotter.anticipate(layer);
+      return layer;
+    },
     async remove(id) {
       await snapshotter.release([id]);
       return await layers.remove(id);

@@ -5,11 +5,11 @@
 import type { Digest } from '../../shared/digest.ts';
 import { AppError } from '../../shared/errors.ts';
 import type { ImageHistory, ImageRunConfig, Platform } from '../../shared/oci.ts';
+import type { Slots } from '../../shared/slots.ts';
 import type { Dockerfile, Stage } from '../dockerfile/dockerfile.ts';
 import type { FromInstruction, Instruction } from '../dockerfile/instructions.ts';
 import type { Scope } from '../dockerfile/scope.ts';
 import type { ImageId, ImageLayer, Images, Lease } from '../images/images.ts';
-import type { Slots } from '../images/transfers.ts';
 import type { LayerStore } from '../layers/layer-store.ts';
 import type { BuildRequest } from './builds.ts';
 import type { FileDigests } from './file-digests.ts';

@@ -6,6 +6,7 @@ import { chainIdOf, type Digest, digestOf } from '../../shared/digest.ts';
 import { AppError } from '../../shared/errors.ts';
 import type { Log } from '../../shared/log.ts';
 import { parseReference } from '../../shared/reference.ts';
+import { createSlots } from '../../shared/slots.ts';
 import type { EventLog } from '../events.ts';
 import type { LayerStore } from '../layers/layer-store.ts';
 import { layoutOf, loadImages, saveImages } from './archive.ts';
@@ -30,7 +31,7 @@ import {
 import { imageHistory, inspectImage, listImages, reportUsage } from './report.ts';
 import { ImageStore, noSuchImage, type StoredBlob } from './store.ts';
 import type { ImageTables } from './tables.ts';
-import { createSlots, createTransfers, type TransferPatience } from './transfers.ts';
+import { createTransfers, type TransferPatience } from './transfers.ts';
 
 export interface ImagesOptions extends Pick<ImagePorts, 'connect' | 'now' | 'randomId'> {
   readonly database: Database<ImageTables>;

@@ -17,12 +17,12 @@ import {
   type Reference,
 } from '../../shared/reference.ts';
 import type { RegistryClient } from '../../shared/registry-client.ts';
+import type { Slots } from '../../shared/slots.ts';
 import { collect } from '../../shared/streams.ts';
 import type { PublishOptions, PushOptions, PushResult } from './images.ts';
 import type { ImagePorts } from './ports.ts';
 import type { PushEvent, PushLayerStatus } from './progress.ts';
 import { noSuchImage, type StoredName } from './store.ts';
-import type { Slots } from './transfers.ts';
 
 const PROGRESS_EVERY_MS = 100;
 

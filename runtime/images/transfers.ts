@@ -14,6 +14,7 @@ import type { Ingest } from '../../shared/blob-store.ts';
 import type { FsBlobStore } from '../../shared/blob-store-fs.ts';
 import { algorithmOf, type Digest, hexOf } from '../../shared/digest.ts';
 import { AppError, isKind } from '../../shared/errors.ts';
+import { createSlots } from '../../shared/slots.ts';
 import type { Cancelable } from '../../shared/streams.ts';
 import { createLayerSource, type LayerSource, type LayerSourceWriter } from '../layers/layer-source.ts';
 
@@ -305,71 +306,4 @@ function untilAborted(work: Promise<void>, signal: AbortSignal | undefined): Pro
     signal.addEventListener('abort', stop, { once: true });
     work.then(resolve, reject).finally(() => signal.removeEventListener('abort', stop));
   });
-}
-
-/** For each name so many holders at a time, first come, first served. */
-export interface Slots {
-  /** Waits for a free slot. Disposing gives it back. */
-  acquire(name: string, signal?: AbortSignal): Promise<Disposable>;
-}
-
-/** A name without holders costs nothing. */
-export function createSlots(count: number): Slots {
-  const named = new Map<string, { readonly slots: ReturnType<typeof createQueue>; users: number }>();
-  return {
-    async acquire(name, signal) {
-      const entry = named.get(name) ?? { slots: createQueue(count), users: 0 };
-      named.set(name, entry);
-      entry.users++;
-      const leave = () => {
-        if (--entry.users === 0) named.delete(name);
-      };
-      const slot = await entry.slots.acquire(signal).catch((error) => {
-        leave();
-        throw error;
-      });
-      return {
-        [Symbol.dispose]() {
-          slot[Symbol.dispose]();
-          leave();
-        },
-      };
-    },
-  };
-}
-
-function createQueue(count: number): { acquire(signal?: AbortSignal): Promise<Disposable> } {
-  let free = count;
-  const waiting: (() => void)[] = [];
-  return {
-    acquire(signal) {
-      return new Promise((resolve, reject) => {
-        if (signal?.aborted === true) return reject(signal.reason);
-        const take = () => {
-          signal?.removeEventListener('abort', give);
-          let held = true;
-          resolve({
-            [Symbol.dispose]() {
-              if (!held) return;
-              held = false;
-              const next = waiting.shift();
-              if (next === undefined) free++;
-              else next();
-            },
-          });
-        };
-        const give = () => {
-          waiting.splice(waiting.indexOf(take), 1);
-          reject(signal?.reason);
-        };
-        if (free > 0) {
-          free--;
-          take();
-        } else {
-          waiting.push(take);
-          signal?.addEventListener('abort', give, { once: true });
-        }
-      });
-    },
-  };
 }

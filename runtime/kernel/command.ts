@@ -7,6 +7,7 @@ import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { Readable, type Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { AppError, hasCode } from '../../shared/errors.ts';
+import type { Cancelable } from '../../shared/streams.ts';
 
 /** Where distributions put the programs that we need. */
 export const PROGRAM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
@@ -129,20 +130,22 @@ export async function* streamCommand(
 }
 
 /**
- * Runs a program that reads all of `input`, however much that is, and must end with success.
- * @throws AppError 'unsupported', 'unavailable' with its words; what input throws
+ * Runs a program that reads all of `input`, however much that is, and must end with success. It has ended, whatever
+ * happens, when the call has.
+ * @throws AppError 'unsupported', 'unavailable' with its words; what input throws; an AbortError when cancelled
  */
 export async function feedCommand(
   program: string,
   args: readonly string[],
   input: AsyncIterable<Buffer>,
+  { signal }: Cancelable = {},
 ): Promise<void> {
   const child = spawn(program, args, { env: { PATH: PROGRAM_PATH, LC_ALL: 'C' }, stdio: ['pipe', 'ignore', 'pipe'] });
   const { ended, words } = watch(child, { program, cwd: undefined });
   if (child.pid === undefined) await ended;
   try {
     // A program that gives up closes its input; why is told by its exit code and words.
-    await pipeline(input, child.stdin).catch((error: unknown) => {
+    await pipeline(input, child.stdin, { signal }).catch((error: unknown) => {
       if (!hasCode(error, 'EPIPE', 'ERR_STREAM_PREMATURE_CLOSE')) throw error;
     });
     const exitCode = await ended;
@@ -150,6 +153,7 @@ export async function feedCommand(
       throw new AppError('unavailable', `cannot run ${JSON.stringify(program)}: ${words() || `exit code ${exitCode}`}`);
   } finally {
     child.kill('SIGKILL');
+    await ended.catch(() => {});
   }
 }
 

@@ -5,21 +5,18 @@
  * The host's tar makes the files, since Node has neither mknod nor extended attributes. It never sees the tar that came
  * from outside: its archive is generated from the settled tree, where every name is plain and below its parent.
  */
-import { lstat, mkdir, rename, rm, stat } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { stat } from 'node:fs/promises';
 import { setImmediate } from 'node:timers/promises';
-import { syncDirectory } from '../../shared/atomic-file.ts';
-import { AppError, hasCode, isKind } from '../../shared/errors.ts';
+import { AppError, isKind } from '../../shared/errors.ts';
+import type { Cancelable } from '../../shared/streams.ts';
 import { TAR_END, tarHeader, tarPadding } from '../../shared/tar-writer.ts';
-import { feedCommand, runCommand } from '../kernel/command.ts';
+import { feedCommand } from '../kernel/command.ts';
 import { type ErofsImage, openErofs } from './erofs-reader.ts';
 import type { TarEntry } from './tar.ts';
 import { type DataRange, type FileNode, type LayerNode, walk } from './tree.ts';
 
 const OPAQUE = 'trusted.overlay.opaque';
 const BATCH_BYTES = 1 << 20;
-/** Programs that unpack at the same time. */
-const PARALLEL = 4;
 /** Holes are looked for in pieces of this size, in files that have at least one such piece. */
 const HOLE_BYTES = 1 << 16;
 const ZEROS = Buffer.alloc(HOLE_BYTES);
@@ -27,64 +24,25 @@ const HOLES_AT_ONCE_BYTES = 16 << 20;
 /** More parts than this of one file are not told apart: the last one has all that follows. */
 const PARTS_MAX = 50_000;
 
-export interface ImageCopy {
-  readonly image: string;
-  readonly target: string;
-}
-
-/** Makes each target from its image. Idempotent; a target is whole and durable or does not exist. @throws AppError */
-export async function unpackImages(copies: readonly ImageCopy[]): Promise<void> {
-  const missing: ImageCopy[] = [];
-  for (const copy of copies) if (!(await exists(copy.target))) missing.push(copy);
-  const [first] = missing;
-  if (first === undefined) return;
-  const stagingOf = ({ target }: ImageCopy) => `${target}.part`;
-  try {
-    const unpacked = Array.from({ length: PARALLEL }, async (_, first) => {
-      for (let i = first; i < missing.length; i += PARALLEL) {
-        const copy = missing[i];
-        if (copy !== undefined) await unpackImage(copy.image, stagingOf(copy));
-      }
-    });
-    // All of them have ended before anything is put away.
-    await Promise.allSettled(unpacked);
-    await Promise.all(unpacked);
-    // Once for all: it waits for whatever else is being written there.
-    await runCommand('sync', ['--file-system', stagingOf(first)]);
-    for (const copy of missing) await rename(stagingOf(copy), copy.target);
-    await syncDirectory(dirname(first.target));
-  } catch (error) {
-    for (const copy of missing) await rm(stagingOf(copy), { recursive: true, force: true });
-    throw error;
-  }
-}
-
-async function unpackImage(image: string, staging: string): Promise<void> {
-  await rm(staging, { recursive: true, force: true });
-  await mkdir(staging, { recursive: true, mode: 0o700 });
+/**
+ * Copies all of an image into a directory, which must be empty; nothing is synced. Cancelled, it has stopped writing.
+ * @throws AppError 'unavailable' (disk full), 'integrity'; an AbortError when cancelled
+ */
+export async function unpackImage(image: string, directory: string, { signal }: Cancelable = {}): Promise<void> {
   using opened = openErofs(image);
   const { blocks, size } = await stat(image);
-  const extract = ['--extract', '--file=-', `--directory=${staging}`, '--numeric-owner', '--same-owner'];
+  const extract = ['--extract', '--file=-', `--directory=${directory}`, '--numeric-owner', '--same-owner'];
   const exactly = ['--same-permissions', '--xattrs', '--xattrs-include=*'];
   try {
     await feedCommand(
       'tar',
       [...extract, ...exactly],
       archiveOf(opened, { hasHoles: blocks * 512 + HOLE_BYTES <= size }),
+      { signal },
     );
   } catch (error) {
     if (isKind(error, 'unavailable') && /Wrote only|No space left|Disk quota/.test(error.message))
       throw new AppError('unavailable', 'cannot unpack the layer to a directory: the disk is full', { cause: error });
-    throw error;
-  }
-}
-
-async function exists(path: string): Promise<boolean> {
-  try {
-    await lstat(path);
-    return true;
-  } catch (error) {
-    if (hasCode(error, 'ENOENT')) return false;
     throw error;
   }
 }

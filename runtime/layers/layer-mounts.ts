@@ -5,14 +5,16 @@
  *
  * Whether a layer is mounted is always read from the kernel; only who uses it is remembered.
  */
-import { lstat, mkdir, readdir, rename, rm, rmdir, stat, symlink } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { lstat, mkdir, readdir, rm, rmdir, stat, symlink } from 'node:fs/promises';
+import { join } from 'node:path';
 import { AppError, hasCode } from '../../shared/errors.ts';
 import type { Mounts } from '../kernel/mount.ts';
-import { type ImageCopy, unpackImages } from './directory.ts';
+import { createImageCopies } from './image-copies.ts';
 import type { Layer } from './layer-store.ts';
 
-export interface LayerMounts {
+export interface LayerMounts extends AsyncDisposable {
+  /** Begins, in the background, what hold() would have to wait for. What fails is tried again then. */
+  anticipate(layer: Layer): void;
   /** Shows layers, for as long as holder keeps them. */
   hold(holder: string, layers: readonly Layer[]): Promise<void>;
   /** Remembers a holder that an earlier engine served. */
@@ -68,19 +70,12 @@ export function createLayerMounts({ directory, mounts, pathOf, unpack = false }:
     holders.delete(name);
     holders.set(name, users);
   };
-  const unpackedPath = (name: string) => join(directory, '../unpacked', name);
-  /** The link first, and the directory under another name: half a copy must never be taken for a layer. */
+  const copies = createImageCopies(join(directory, '../unpacked'));
+  /** The link first: it must not show what is being deleted. */
   const removeUnpacked = async (name: string): Promise<void> => {
     const path = join(directory, name);
     if (await isLink(path)) await rm(path);
-    const dying = `${unpackedPath(name)}.part`;
-    await rm(dying, { recursive: true, force: true });
-    try {
-      await rename(unpackedPath(name), dying);
-    } catch (error) {
-      if (!hasCode(error, 'ENOENT')) throw error;
-    }
-    await rm(dying, { recursive: true, force: true });
+    await copies.remove(name);
   };
   const isUnused = (name: string) => (holders.get(name)?.size ?? 0) === 0;
 
@@ -95,6 +90,10 @@ export function createLayerMounts({ directory, mounts, pathOf, unpack = false }:
   };
 
   return {
+    anticipate(layer) {
+      if (unpack && layer.backend !== 'directory') copies.make(shortName(layer.number), pathOf(layer)).catch(() => {});
+    },
+
     adopt(holder, names) {
       for (const name of names) take(holder, name);
     },
@@ -105,7 +104,7 @@ export function createLayerMounts({ directory, mounts, pathOf, unpack = false }:
         await mkdir(join(directory, EMPTY_LAYER_NAME), { recursive: true, mode: 0o700 });
         const { dev } = await stat(directory);
         const images: Layer[] = [];
-        const copies: ImageCopy[] = [];
+        const copied: Layer[] = [];
         await Promise.all(
           layers.map(async (layer) => {
             const path = join(directory, shortName(layer.number));
@@ -114,7 +113,7 @@ export function createLayerMounts({ directory, mounts, pathOf, unpack = false }:
               if (await isLayerMounted(directory, layer.number)) return;
               // Left by a host that went down while an image was mounted here.
               await removeEmpty(path);
-              copies.push({ image: pathOf(layer), target: unpackedPath(shortName(layer.number)) });
+              copied.push(layer);
               return;
             }
             if (await isLink(path)) return;
@@ -122,8 +121,14 @@ export function createLayerMounts({ directory, mounts, pathOf, unpack = false }:
             if ((await stat(path)).dev === dev) images.push(layer);
           }),
         );
-        await unpackImages(copies);
-        for (const { target } of copies) await linkOnce(target, join(directory, basename(target)));
+        const copying = copied.map(async (layer) => {
+          const name = shortName(layer.number);
+          await copies.make(name, pathOf(layer));
+          await linkOnce(copies.pathOf(name), join(directory, name));
+        });
+        // All of them have ended before a failure is told.
+        await Promise.allSettled(copying);
+        await Promise.all(copying);
         await mounts.mountImages(
           images.map((layer) => ({ image: pathOf(layer), target: join(directory, shortName(layer.number)) })),
         );
@@ -150,8 +155,10 @@ export function createLayerMounts({ directory, mounts, pathOf, unpack = false }:
 
     async sweepUnpacked(names) {
       await inTurn(async () => {
-        for (const name of await namesIn(join(directory, '../unpacked')))
-          if (!names.has(name)) await removeUnpacked(name.replace(/\.part$/, ''));
+        for (const name of await namesIn(directory))
+          if (!names.has(name) && name !== EMPTY_LAYER_NAME && (await isLink(join(directory, name))))
+            await rm(join(directory, name));
+        await copies.sweep(names);
       });
     },
 
@@ -161,6 +168,8 @@ export function createLayerMounts({ directory, mounts, pathOf, unpack = false }:
         await unmountUnused(names.filter((name) => name !== EMPTY_LAYER_NAME));
       });
     },
+
+    [Symbol.asyncDispose]: () => copies[Symbol.asyncDispose](),
   };
 }
 

@@ -78,6 +78,10 @@ class OverlaySnapshotter implements Snapshotter {
     });
   }
 
+  anticipate(layer: Layer): void {
+    this.#layerMounts.anticipate(layer);
+  }
+
   async mount(key: string, options: SnapshotMountOptions = {}): Promise<MountedSnapshot> {
     const directory = this.#directoryOf(key);
     const rootfs = join(directory, 'rootfs');
@@ -154,6 +158,10 @@ class OverlaySnapshotter implements Snapshotter {
   async releaseUnused(): Promise<void> {
     await this.#adopt();
     await this.#layerMounts.releaseUnused();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#layerMounts[Symbol.asyncDispose]();
   }
 
   async sweep(valid: ReadonlySet<string>): Promise<void> {

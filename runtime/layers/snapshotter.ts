@@ -5,7 +5,7 @@
  *   containers/<key>/lowers   symbolic link whose target lists the layers' short names, topmost first: `c:b:a`
  *                    upper  work  rootfs      overlayfs's directories and where the whole is mounted
  */
-import type { Chain, LayerId } from './layer-store.ts';
+import type { Chain, Layer, LayerId } from './layer-store.ts';
 
 /** A snapshot that is mounted. Disposing unmounts it. */
 export interface MountedSnapshot extends AsyncDisposable {
@@ -23,9 +23,15 @@ export interface SnapshotMountOptions {
   readonly throwAway?: boolean;
 }
 
-export interface Snapshotter {
+/** Disposing ends the work that was begun in the background; what is mounted stays. */
+export interface Snapshotter extends AsyncDisposable {
   /** Makes an empty writable layer above chain. Idempotent for the same chain. @throws AppError 'not-found' for a missing layer, 'conflict' for another chain */
   prepare(key: string, chain: Chain): Promise<void>;
+  /**
+   * A layer that will probably be mounted soon: begins in the background what its first mount would have to wait for. What
+   * fails is tried again by the mount, which tells.
+   */
+  anticipate(layer: Layer): void;
   /**
    * Mounts it, and first the layers below, each once per host. Idempotent: a mounted one is adopted.
    * @throws AppError 'not-found' for a key that was never prepared or a layer that is gone

@@ -194,6 +194,8 @@ function plainDirectories(directory: string, rootfs: string): Snapshotter {
     release: async () => {},
     releaseUnused: async () => {},
     sweep: async () => {},
+    anticipate: () => {},
+    [Symbol.asyncDispose]: async () => {},
   };
 }
 

@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { mkdir, readdir, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { createMounts } from '../../runtime/kernel/mount.ts';
@@ -105,6 +105,24 @@ it('a container sees the same, whether its layers are mounted or unpacked', asyn
   expect(listings[0]).not.toContain('hidden');
   expect(listings[1]).toBe(listings[0]);
   expect(await readdir(join(root, 'layers/unpacked'))).toEqual([]);
+
+  const copies = () => readdir(join(root, 'layers/unpacked')).then((names) => names.toSorted());
+  {
+    await using ahead = createOverlaySnapshotter({ root, layers, mounts, unpack: true });
+    for (const layer of chain) ahead.anticipate(layer);
+    await ahead.prepare('ahead', ids);
+    const mounted = await ahead.mount('ahead');
+    expect(await readFile(join(mounted.rootfs, 'etc/kept'), 'utf8')).toBe('lower');
+    expect(await copies()).toEqual(['1', '2']);
+    await ahead.remove('ahead');
+    await ahead.release(ids);
+    // Removed, or ended with the engine, while it is under way: nothing of it comes later.
+    for (const layer of chain) ahead.anticipate(layer);
+    await ahead.release(ids);
+    expect(await copies()).toEqual([]);
+    for (const layer of chain) ahead.anticipate(layer);
+  }
+  expect(await copies()).toEqual([]);
 
   const snapshots = createOverlaySnapshotter({ root, layers, mounts, unpack: true });
   await mkdir(join(root, 'layers/unpacked/9z/left'), { recursive: true });
