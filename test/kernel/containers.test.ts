@@ -431,7 +431,7 @@ it('ends health checks that take too long, whatever they have started', () =>
     const check = { Test: ['CMD-SHELL', 'sleep 100 & wait'], Interval: 20e6, Timeout: 100e6, Retries: 2 };
     await create(containers, ['sleep', '100'], { Healthcheck: check }, 'c1');
     await containers.start('c1');
-    await vi.waitFor(async () => expect((await containers.inspect('c1')).health?.status).toBe('unhealthy'), 5000);
+    await vi.waitFor(async () => expect((await containers.inspect('c1')).health?.status).toBe('unhealthy'), 20_000);
     expect((await containers.inspect('c1')).health?.log.at(-1)).toMatchObject({
       exitCode: -1,
       output: 'Health check exceeded timeout (0.1s)',
