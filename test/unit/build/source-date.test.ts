@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import type { BuildRequest } from '../../runtime/build/builds.ts';
-import { clamped, madeAt, withSourceDate } from '../../runtime/build/source-date.ts';
+import type { BuildRequest } from '../../../runtime/build/builds.ts';
+import { clamped, madeAt, withSourceDate } from '../../../runtime/build/source-date.ts';
 
 describe('SOURCE_DATE_EPOCH', () => {
   const held = (given: Pick<BuildRequest, 'sourceDateEpoch' | 'buildArgs'>) => {
