@@ -152,7 +152,7 @@ describe('contexts', { timeout: 30_000 }, () => {
       await symlink('file', join(directory, 'd/link'));
       const files = [...walkContext({ root: directory, ignore: createIgnore([]) })].flat();
       async function* entries() {
-        yield* readContextEntries(Readable.from(files.map((file) => `${JSON.stringify(file)}\n`)));
+        yield* readContextEntries(Readable.from([Buffer.from(JSON.stringify(files))]));
       }
       const missing = async () => {
         await using delta = await contexts.compare('client', entries());
