@@ -44,6 +44,7 @@ export async function startBuild(socketPath: string, { dockerfile, files, body }
   let told = Promise.withResolvers<void>();
   let isOver = false;
   const id = Promise.withResolvers<string>();
+  const ended = Promise.withResolvers<Awaited<Build['ended']>>();
   const read = async () => {
     let end: { result?: Json; error?: Json } | undefined;
     try {
@@ -54,7 +55,8 @@ export async function startBuild(socketPath: string, { dockerfile, files, body }
         else end = value;
         told.resolve();
         told = Promise.withResolvers();
-        if (end?.result !== undefined && body?.keep === true) return end;
+        // With `keep` the connection stays: hanging up would give the result back.
+        if (end !== undefined) ended.resolve(end);
       }
     } catch {
       // Hung up.
@@ -62,14 +64,16 @@ export async function startBuild(socketPath: string, { dockerfile, files, body }
     id.reject(new Error(`the build did not begin: ${response.statusCode} ${JSON.stringify(end)}`));
     return end;
   };
-  const ended = read().finally(() => {
-    isOver = true;
-    told.resolve();
-  });
+  void read()
+    .then(ended.resolve, ended.reject)
+    .finally(() => {
+      isOver = true;
+      told.resolve();
+    });
   const build: Build = {
     id: await id.promise,
     events,
-    ended,
+    ended: ended.promise,
     async until(passes) {
       for (;;) {
         const found = events.find(passes);
