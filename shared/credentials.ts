@@ -8,7 +8,6 @@ import { spawn } from 'node:child_process';
 import { mkdir, readFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { z } from 'zod';
 import { writeDurably } from './atomic-file.ts';
 import { AppError, hasCode } from './errors.ts';
 import { DEFAULT_HOST } from './reference.ts';
@@ -43,21 +42,41 @@ const IDENTITY_USER = '<token>';
 const HELPER_TIMEOUT_MS = 60_000;
 const HELPER_ANSWER_MAX = 64 << 10;
 
-const authSchema = z.looseObject({
-  auth: z.string().optional(),
-  username: z.string().optional(),
-  password: z.string().optional(),
-  identitytoken: z.string().optional(),
-  registrytoken: z.string().optional(),
-});
-const fileSchema = z.looseObject({
-  auths: z.record(z.string(), authSchema).optional(),
-  credHelpers: z.record(z.string(), z.string()).optional(),
-  credsStore: z.string().optional(),
-});
-type ConfigFile = z.infer<typeof fileSchema>;
+/** What is here of an entry; anything else in it stays as it is. */
+interface AuthEntry {
+  readonly auth?: string;
+  readonly username?: string;
+  readonly password?: string;
+  readonly identitytoken?: string;
+  readonly registrytoken?: string;
+}
 
-const helperAnswerSchema = z.looseObject({ Username: z.string(), Secret: z.string() });
+interface ConfigFile {
+  readonly auths?: Readonly<Record<string, AuthEntry>>;
+  readonly credHelpers?: Readonly<Record<string, string>>;
+  readonly credsStore?: string;
+}
+
+// By hand: a schema library would be half of the start of every command that talks to a registry.
+const isTextOrAbsent = (value: unknown): boolean => value === undefined || typeof value === 'string';
+const isObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
+const isObjectOf = (value: unknown, isMember: (member: unknown) => boolean): boolean =>
+  value === undefined || (isObject(value) && Object.values(value).every(isMember));
+
+function isAuthEntry(value: unknown): boolean {
+  const fields = ['auth', 'username', 'password', 'identitytoken', 'registrytoken'];
+  return isObject(value) && fields.every((field) => isTextOrAbsent(value[field]));
+}
+
+function isConfigFile(value: unknown): value is ConfigFile {
+  return (
+    isObject(value) &&
+    isObjectOf(value.auths, isAuthEntry) &&
+    isObjectOf(value.credHelpers, (helper) => typeof helper === 'string') &&
+    isTextOrAbsent(value.credsStore)
+  );
+}
 
 export function createCredentialStore(options: CredentialStoreOptions): CredentialStore {
   const { path, env } = options;
@@ -69,8 +88,8 @@ export function createCredentialStore(options: CredentialStoreOptions): Credenti
       if (hasCode(error, 'ENOENT')) return {};
       throw error;
     }
-    const parsed = fileSchema.safeParse(parseJson(json));
-    if (parsed.success) return parsed.data;
+    const parsed = parseJson(json);
+    if (isConfigFile(parsed)) return parsed;
     throw new AppError('invalid', `cannot read ${JSON.stringify(path)}: it is not a docker configuration file`);
   };
   const save = async (file: ConfigFile) => {
@@ -141,7 +160,7 @@ function hostOfKey(key: string): string {
   return host === 'index.docker.io' ? DEFAULT_HOST : host;
 }
 
-function fromEntry(entry: z.infer<typeof authSchema>): Credentials | undefined {
+function fromEntry(entry: AuthEntry): Credentials | undefined {
   if (entry.identitytoken) return { kind: 'identity-token', token: entry.identitytoken };
   if (entry.registrytoken) return { kind: 'registry-token', token: entry.registrytoken };
   if (entry.auth) {
@@ -156,15 +175,16 @@ function fromEntry(entry: z.infer<typeof authSchema>): Credentials | undefined {
   return undefined;
 }
 
-function toEntry(credentials: Exclude<Credentials, { kind: 'registry-token' }>): z.infer<typeof authSchema> {
+function toEntry(credentials: Exclude<Credentials, { kind: 'registry-token' }>): AuthEntry {
   if (credentials.kind === 'identity-token') return { identitytoken: credentials.token };
   return { auth: Buffer.from(`${credentials.username}:${credentials.password}`).toString('base64') };
 }
 
 function fromHelper(helper: string, answer: string): Credentials {
-  const parsed = helperAnswerSchema.safeParse(parseJson(answer));
-  if (!parsed.success) throw new AppError('invalid', `cannot read the answer of credential helper "${helper}"`);
-  const { Username: username, Secret: secret } = parsed.data;
+  const parsed = parseJson(answer);
+  const { Username: username, Secret: secret } = isObject(parsed) ? parsed : {};
+  if (typeof username !== 'string' || typeof secret !== 'string')
+    throw new AppError('invalid', `cannot read the answer of credential helper "${helper}"`);
   if (username === IDENTITY_USER) return { kind: 'identity-token', token: secret };
   return { kind: 'password', username, password: secret };
 }

@@ -14,8 +14,6 @@ import { type BuildFlags, type BuildOutput, type BuildPlan, planBuild, type Secr
 import { type Directory, openNamed, openSources, type Source } from './build-sources.ts';
 import { type BuildView, createBuildView } from './build-view.ts';
 import { jsonLines } from './client.ts';
-import { unpack } from './copy-command.ts';
-import { registryAuth } from './image-commands.ts';
 import { print, say } from './output.ts';
 import { configuredProxies } from './proxies.ts';
 import type { Session } from './session.ts';
@@ -223,6 +221,7 @@ async function deliver(session: Session, delivery: Delivery): Promise<void> {
 }
 
 async function push(session: Session, { id, plan, view }: Delivery): Promise<Json> {
+  const { registryAuth } = await import('./image-commands.ts');
   let descriptor: Json = {};
   for (const tag of plan.tags) {
     const reference = parseReference(tag);
@@ -262,7 +261,8 @@ async function write(
       if (images.length > 1)
         throw new AppError('unsupported', 'cannot write several platforms as one tar: use type=local, or type=oci');
       return save(await get(`${BUILDS}/${id}/files`), output.file);
-    case 'local':
+    case 'local': {
+      const { unpack } = await import('./copy-command.ts');
       for (const image of images) {
         // With several platforms each has its directory, as with buildx.
         const { os, architecture, variant } = object(image.platform);
@@ -275,6 +275,7 @@ async function write(
         await unpack(await get(`${BUILDS}/${id}/files`, { image: text(image.id) }), directory, {});
       }
       return;
+    }
     default:
       throw output satisfies never;
   }
