@@ -6,8 +6,8 @@
  * `uploadTtlMs` of the file. Whatever is not in the table is an error. The result is frozen.
  */
 import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { parseArgs } from 'node:util';
-import { parse as parseYaml, stringify as toYaml } from 'yaml';
 import { z } from 'zod';
 import { AppError, messageOf } from './errors.ts';
 import { REDACTED } from './redact.ts';
@@ -110,7 +110,7 @@ export function listOption(described: Described<readonly string[]>): Option<read
 
 /** Anything deeper, as YAML; flags and variables take it as YAML or JSON text. */
 export function structureOption<T>(described: Described<T> & { readonly schema: z.ZodType<T> }): Option<T> {
-  return option(described, { schema: described.schema, placeholder: 'YAML', fromText: (text) => parseYaml(text) });
+  return option(described, { schema: described.schema, placeholder: 'YAML', fromText: (text) => yaml().parse(text) });
 }
 
 export interface Program<T extends OptionTable> {
@@ -252,7 +252,7 @@ function readFile({ options }: Program<OptionTable>, named: string | undefined, 
   }
   let document: unknown;
   try {
-    document = parseYaml(text);
+    document = yaml().parse(text);
   } catch (cause) {
     throw new AppError('invalid', `cannot read configuration file ${JSON.stringify(path)}: ${messageOf(cause)}`, {
       cause,
@@ -269,6 +269,11 @@ function readFile({ options }: Program<OptionTable>, named: string | undefined, 
   return { path, values };
 }
 
+/** Loaded only where there is YAML: most programs start without a file, and would keep it in memory for ever. */
+function yaml(): typeof import('yaml') {
+  return createRequire(import.meta.url)('yaml');
+}
+
 function deepFreeze<V>(value: V): V {
   if (typeof value !== 'object' || value === null) return value;
   for (const item of Object.values(value)) deepFreeze(item);
@@ -282,7 +287,12 @@ export function printConfig<T extends OptionTable>(program: Program<T>, loaded: 
     const value = loaded.config[name];
     lines.push('', `# ${option.description} (${loaded.origins[name]})`);
     if (value === undefined) lines.push(`# ${name}:`);
-    else lines.push(toYaml({ [name]: option.isSecret ? REDACTED : value }).trimEnd());
+    else
+      lines.push(
+        yaml()
+          .stringify({ [name]: option.isSecret ? REDACTED : value })
+          .trimEnd(),
+      );
   }
   return `${lines.join('\n')}\n`;
 }

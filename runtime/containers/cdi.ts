@@ -6,7 +6,6 @@
  */
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { parse as parseYaml } from 'yaml';
 import { z } from 'zod';
 import { AppError, hasCode, messageOf } from '../../shared/errors.ts';
 import type { DeviceRequest } from './request.ts';
@@ -169,10 +168,11 @@ async function readSpecs(directories: readonly string[]): Promise<readonly CdiSp
 }
 
 async function readSpec(path: string): Promise<CdiSpec> {
-  const bytes = await readFile(path);
+  // Few hosts have any.
+  const [bytes, yaml] = await Promise.all([readFile(path), import('yaml')]);
   if (bytes.length > SPEC_MAX_BYTES) throw unreadable(path, 'it is too large');
   try {
-    const { kind, containerEdits: common, devices } = specFile.parse(parseYaml(bytes.toString('utf8')));
+    const { kind, containerEdits: common, devices } = specFile.parse(yaml.parse(bytes.toString('utf8')));
     return { path, kind, common, devices: new Map(devices.map((device) => [device.name, device.containerEdits])) };
   } catch (error) {
     throw unreadable(path, reasonOf(error));
