@@ -28,6 +28,7 @@ import { chooseRecords, diskBytesOf, freedBytes } from './prune.ts';
 import {
   cacheListOf,
   exportCache,
+  type ImportedCache,
   type KeyedResult,
   openImportedCache,
   type RemoteCachePorts,
@@ -35,7 +36,7 @@ import {
 import { sweepRuns } from './run.ts';
 import { withSourceDate } from './source-date.ts';
 import type { StagePorts, StageState } from './stage-work.ts';
-import { Steps, type Underway } from './steps.ts';
+import { type RunningStep, Steps, type Underway } from './steps.ts';
 
 export interface BuildsPorts extends StagePorts, RemoteCachePorts {
   readonly contexts: LocalContexts;
@@ -164,6 +165,7 @@ class Building {
   readonly #request: BuildRequest;
   readonly #options: { readonly signal: AbortSignal; readonly onEvent: (event: BuildEvent) => void };
   readonly #results = new Map<string, KeyedResult>();
+  #imported: ImportedCache | undefined;
   /** Indexes, statements and lists of caches: no image names them. */
   readonly #documents = new Set<Digest>();
 
@@ -194,7 +196,8 @@ class Building {
     const violation = checkError(dockerfile, warnings);
     if (violation !== undefined) throw violation;
 
-    const built = await this.#buildAll(dockerfile, lease, undo);
+    const steps = this.#steps(lease, undo);
+    const built = await this.#buildAll(dockerfile, lease, steps);
     const images = await this.#assemble(built, lease);
     await this.#name(images);
     await this.#exportCaches(built, lease);
@@ -217,13 +220,21 @@ class Building {
         const top = await topOf(ports.images, images, lease);
         return await ports.images.layout([{ descriptor: top, names: request.tags ?? [] }]);
       },
-      push: (reference, options = {}) =>
-        pushImages(ports, images, reference, {
-          credentials: options.credentials,
-          signal: options.signal,
-          provenance: options.provenance === true ? provenance : undefined,
-          lease,
-        }),
+      async push(reference, { credentials, signal, onEvent: onPush = () => {}, ...options } = {}) {
+        const about = { stage: undefined, position: undefined, platform: undefined, line: undefined };
+        const pushing = async (step: RunningStep) => {
+          const descriptor = await pushImages(ports, images, reference, {
+            ...{ credentials, signal, lease, provenance: options.provenance === true ? provenance : undefined },
+            onProgress(event) {
+              if (event.kind === 'layer' && event.current !== undefined)
+                step.progress(`${event.id} ${event.status}`, event.current, event.total);
+            },
+          });
+          return { descriptor, isCached: false };
+        };
+        const text = `[internal] push ${reference}`;
+        return (await steps.during({ text, ...about }, pushing, { onEvent: onPush })).descriptor;
+      },
       [Symbol.asyncDispose]: () => owned.disposeAsync(),
     };
   }
@@ -247,7 +258,16 @@ class Building {
     }
   }
 
-  async #buildAll(dockerfile: Dockerfile, lease: Lease, undo: AsyncDisposableStack): Promise<readonly Built[]> {
+  #steps(lease: Lease, user: AsyncDisposableStack): Steps {
+    const { cache, now } = this.#ports;
+    return new Steps({
+      ...{ cache, underway: this.#underway, lease, user, now, onEvent: this.#options.onEvent },
+      importResult: async (key, options) => await this.#imported?.find(key, { ...options, lease }),
+      onResult: (key, description, result) => this.#results.set(key, { key, description, result }),
+    });
+  }
+
+  async #buildAll(dockerfile: Dockerfile, lease: Lease, steps: Steps): Promise<readonly Built[]> {
     const ports = this.#ports;
     const request = this.#request;
     const { signal, onEvent } = this.#options;
@@ -258,11 +278,7 @@ class Building {
       signal,
       onUnreadable: (source, why) => ports.log.warn('a build cache cannot be read', { source, why }),
     });
-    const steps = new Steps({
-      ...{ cache: ports.cache, underway: this.#underway, lease, user: undo, now: ports.now, onEvent },
-      importResult: (key, options) => imported.find(key, { ...options, lease }),
-      onResult: (key, description, result) => this.#results.set(key, { key, description, result }),
-    });
+    this.#imported = imported;
     const wanted = (request.platforms ?? []).map((text) => platformOf(parsePlatform(text, ports.host)));
     const platforms = wanted.length === 0 ? [platformOf(ports.host)] : wanted;
     const stop = new AbortController();

@@ -56,12 +56,16 @@ export class Steps {
     this.#ports = ports;
   }
 
-  /** Tells of the step from its start to its end. `work` says how it came out, and what there is after it. */
+  /**
+   * Tells of the step from its start to its end, to the build's listener or another one. `work` says how it came out, and
+   * what there is after it.
+   */
   async during<T extends { readonly isCached: boolean; readonly result?: string | undefined }>(
     about: Omit<BuildStep, 'id'>,
     work: (step: RunningStep) => Promise<T>,
+    { onEvent }: Pick<StepsPorts, 'onEvent'> = this.#ports,
   ): Promise<T> {
-    const { onEvent, now } = this.#ports;
+    const { now } = this.#ports;
     this.#count += 1;
     const step: BuildStep = { id: this.#count, ...about };
     const startedMs = now().getTime();
