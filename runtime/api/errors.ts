@@ -36,6 +36,8 @@ export interface ErrorAnswer {
 
 /** What a client gets for anything that was thrown. Pure. */
 export function answerOf(error: unknown): ErrorAnswer {
+  // What went wrong first is the answer; that cleaning up after it failed as well is for the log.
+  if (error instanceof SuppressedError) return answerOf(error.suppressed);
   if (error instanceof AppError) {
     const { kind, message, detail } = error;
     const status = STATUS_OF_KIND[kind];

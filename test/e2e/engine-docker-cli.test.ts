@@ -75,9 +75,9 @@ describe('docker run', () => {
   });
 
   it('exits with 125 when the engine refuses', async () => {
-    const refused = await docker(['run', '--rm', '--link', 'a:b', image, 'true']);
+    const refused = await docker(['run', '--rm', '--storage-opt', 'size=1g', image, 'true']);
     expect(refused.code).toBe(125);
-    expect(refused.stderr).toContain('--link');
+    expect(refused.stderr).toContain('--storage-opt');
     expect((await docker(['run', '--rm', `${place.registry.address}/nosuch:1`])).code).toBe(125);
   });
 

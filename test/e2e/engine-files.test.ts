@@ -328,7 +328,7 @@ describe('docker export, diff and commit', () => {
     await dockerOk(['save', '-o', at('saved.tar'), 'local/committed:v1']);
     await dockerOk(['rmi', 'local/committed:v1']);
     expect((await docker(['commit', '-c', 'RUN true', name, 'x'])).stderr).toContain(
-      'RUN is not a valid change command',
+      'run is not a valid change command',
     );
     expect(await inside(name, 'cat /added')).toBe('new');
   });

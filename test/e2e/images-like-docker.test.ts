@@ -187,6 +187,10 @@ function normalized(text: string): readonly string[] {
             )
             // Newer words.
             .replace('reference does not exist', 'No such image: nosuch:latest')
+            .replace(
+              /unable to remove repository reference "(\S+)" \(must force\)/,
+              'unable to delete $1 (must be forced)',
+            )
             .replace(/Invalid (filter '[^'=]+=?)\[?([^'\]]*)\]?'/, "invalid $1$2'")
             // Of a manifest that was pushed: dockerd writes a new one.
             .replace(/^(Untagged: \S+@)sha256:[0-9a-f]{64}$/, '$1ID')
