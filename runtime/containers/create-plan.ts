@@ -13,7 +13,7 @@ import { commandOf, mergeImageConfig } from './image-defaults.ts';
 import { planLog } from './log-options.ts';
 import { type MountPlan, planMounts } from './mount-plan.ts';
 import { checkNamespaceModes, checkSharedNamespaces } from './namespaces.ts';
-import { networkKindOf, portWishesOf } from './networking.ts';
+import { portWishesOf } from './networking.ts';
 import type { ContainerConfig, CreateRequest, HostConfig } from './request.ts';
 
 const MEMORY_MIN_BYTES = 6 * 1024 * 1024;
@@ -59,7 +59,8 @@ export function planContainer(
   checkSharedNamespaces(request.config, hostConfig);
   checkConfig(config);
   checkHostConfig(hostConfig, context.host);
-  checkPorts(config, hostConfig);
+  // Refuses ports that are none. Those of a container with the host's network, or none, Docker discards.
+  portWishesOf(config, hostConfig);
   return { config, hostConfig, mountPlan: planMounts(config, hostConfig, context.mountsOf), warnings: [] };
 }
 
@@ -96,13 +97,6 @@ function checkConfig(config: ContainerConfig): void {
         invalid(`${field} in Healthcheck cannot be less than 1ms`);
     if (Healthcheck.Retries < 0) invalid('Retries in Healthcheck cannot be negative');
   }
-}
-
-/** Ports of a container that has the host's network, or none, are there already or nowhere: Docker discards them. */
-function checkPorts(config: ContainerConfig, hostConfig: HostConfig): void {
-  if (networkKindOf(hostConfig) === 'container' && portWishesOf(config, hostConfig).length > 0)
-    invalid('conflicting options: port publishing and the container type network mode');
-  portWishesOf(config, hostConfig);
 }
 
 /** @throws AppError 'invalid' with Docker's words for limits and options that contradict each other or the host */

@@ -60,6 +60,8 @@ export function checkSharedNamespaces(config: ContainerConfig, hostConfig: HostC
   if (config.Hostname !== '') invalid('conflicting options: hostname and the network mode');
   if (hostConfig.Dns.length > 0) invalid('conflicting options: dns and the network mode');
   if (hostConfig.ExtraHosts.length > 0) invalid('conflicting options: custom host-to-IP mapping and the network mode');
+  if (hostConfig.PublishAllPorts || Object.keys(hostConfig.PortBindings).length > 0)
+    invalid('conflicting options: port publishing and the container type network mode');
   if (config.ExposedPorts.length > 0) invalid('conflicting options: port exposing and the container type network mode');
 }
 

@@ -39,11 +39,13 @@ export interface TestHost extends AsyncDisposable {
  * Use it with `await using host = await testHost()`. Disposing fails with a list of what is left.
  * One at a time per process: two instances of a program live in two directories below one root.
  */
-export async function testHost(options: { readonly teardownMs?: number } = {}): Promise<TestHost> {
+export async function testHost(
+  options: { readonly teardownMs?: number; readonly parent?: string } = {},
+): Promise<TestHost> {
   requireRoot();
   const outer = process.env[RUN_VARIABLE];
   if (outer !== undefined) throw new Error(`cannot open a second test host: ${outer} is still in use by this process`);
-  const root = await mkdtemp(join(tmpdir(), 'berth-'));
+  const root = await mkdtemp(join(options.parent ?? tmpdir(), 'berth-'));
   const runDir = join(root, 'run');
   await mkdir(runDir, { mode: 0o711 });
   await mkdir(join(root, 'home'));
