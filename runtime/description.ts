@@ -2,7 +2,8 @@
 import { readFile } from 'node:fs/promises';
 import { hasCode } from '../shared/errors.ts';
 import type { EngineConfig } from './config.ts';
-import { type Finding, type HostFacts, judgeHost, preferredRuntime } from './kernel/host.ts';
+import { type HostFacts, preferredRuntime } from './kernel/host.ts';
+import { type Finding, judgeHost } from './kernel/host-findings.ts';
 import type { RuntimeName } from './kernel/oci-runtime.ts';
 import { type RegistryMirrors, type RegistrySettings, shownProxies } from './registries.ts';
 

@@ -1,7 +1,4 @@
-/**
- * What this machine can do. `inspectHost` looks (it changes nothing), `judgeHost` says what that means for the engine
- * and how to mend what is missing: `info` prints it, and whatever needs a container that cannot run fails with it.
- */
+/** What this machine can do. `inspectHost` looks and changes nothing; host-findings.ts says what the facts mean. */
 import { constants } from 'node:fs';
 import { access, readFile } from 'node:fs/promises';
 import { AppError, isKind } from '../../shared/errors.ts';
@@ -51,6 +48,8 @@ export interface HostFacts {
     /** Controllers that the v2 tree keeps to itself on a hybrid host. */
     readonly strayControllers: readonly string[];
     readonly isWritable: boolean;
+    /** Processes in the root of a v2 tree that is a container's: they keep its controllers from being handed down. */
+    readonly rootProcesses: number;
     /** Swap can be limited, too: kernels are built without, or booted with swapaccount=0. */
     readonly limitsSwap: boolean;
   };
@@ -59,21 +58,13 @@ export interface HostFacts {
   readonly hasUserNamespaces: boolean;
   /** Capabilities that the engine can give away: CapBnd, hexadecimal. */
   readonly capabilityMask: string;
+  /** RLIMIT_MEMLOCK is unlimited, or the engine may make it so. */
+  readonly canLockMemory: boolean;
   /** Files that tell one processor's load to another container; masked in each. */
   readonly thermalThrottlePaths: readonly string[];
   readonly programs: Readonly<Partial<Record<HostProgramName, HostProgram>>>;
 }
 export type FilesystemSupport = 'present' | 'loadable' | 'absent';
-
-export interface Finding {
-  /** What it is about, for example `conmon`. */
-  readonly subject: string;
-  /** error: no container runs. warning: something works worse or not at all. note: good to know. */
-  readonly severity: 'ok' | 'note' | 'warning' | 'error';
-  readonly state: string;
-  /** What the administrator can do. */
-  readonly mend?: string | undefined;
-}
 
 export interface InspectOptions {
   readonly kernel: string;
@@ -84,18 +75,29 @@ export interface InspectOptions {
 
 /** Options are what the process knows of itself: os.release(), process.arch and so on. */
 export async function inspectHost(options: InspectOptions): Promise<HostFacts> {
-  const [erofs, overlay, cgroups, hasSeccomp, apparmor, userNamespaces, status, thermalThrottlePaths, programs] =
-    await Promise.all([
-      filesystemSupport('erofs'),
-      filesystemSupport('overlay'),
-      inspectCgroups(),
-      exists('/proc/sys/kernel/seccomp/actions_avail'),
-      textOf('/sys/module/apparmor/parameters/enabled'),
-      textOf('/proc/sys/user/max_user_namespaces'),
-      textOf('/proc/self/status'),
-      findThermalThrottle(options.cpuCount),
-      findPrograms(),
-    ]);
+  const [
+    erofs,
+    overlay,
+    cgroups,
+    hasSeccomp,
+    apparmor,
+    userNamespaces,
+    status,
+    limits,
+    thermalThrottlePaths,
+    programs,
+  ] = await Promise.all([
+    filesystemSupport('erofs'),
+    filesystemSupport('overlay'),
+    inspectCgroups(),
+    exists('/proc/sys/kernel/seccomp/actions_avail'),
+    textOf('/sys/module/apparmor/parameters/enabled'),
+    textOf('/proc/sys/user/max_user_namespaces'),
+    textOf('/proc/self/status'),
+    textOf('/proc/self/limits'),
+    findThermalThrottle(options.cpuCount),
+    findPrograms(),
+  ]);
   return {
     kernel: options.kernel,
     architecture: options.architecture,
@@ -108,6 +110,9 @@ export async function inspectHost(options: InspectOptions): Promise<HostFacts> {
     hasApparmor: apparmor.trim() === 'Y',
     hasUserNamespaces: Number(userNamespaces) > 0,
     capabilityMask: /^CapBnd:\s*([0-9a-f]+)$/m.exec(status)?.[1] ?? '0',
+    canLockMemory:
+      hasSysResource(/^CapEff:\s*([0-9a-f]+)$/m.exec(status)?.[1]) ||
+      /^Max locked memory\s+\S+\s+unlimited/m.test(limits),
     thermalThrottlePaths,
     programs,
   };
@@ -136,178 +141,6 @@ export function chooseLayerBackend(asked: 'auto' | 'erofs' | 'directory', facts:
     );
   if (asked !== 'auto') return asked;
   return canMount ? 'erofs' : 'directory';
-}
-
-/** Pure. One finding per subject, always in the same order. Without privilege nothing else of the host matters. */
-export function judgeHost(facts: HostFacts): readonly Finding[] {
-  if (facts.privilege !== 'full') return [judgePrivilege(facts)];
-  return [
-    judgePrivilege(facts),
-    judgeKernel(facts),
-    judgeFilesystem('overlay', facts.filesystems.overlay),
-    judgeImages(facts),
-    judgeCgroups(facts),
-    judgeControllers(facts),
-    judgeRuntime(facts),
-    ...REQUIRED.map((program) => judgeProgram(facts, program)),
-    facts.hasSeccomp
-      ? { subject: 'seccomp', severity: 'ok', state: 'available' }
-      : {
-          subject: 'seccomp',
-          severity: 'warning',
-          state: 'the kernel has none: containers are not confined to safe system calls',
-          mend: 'use a kernel with CONFIG_SECCOMP_FILTER',
-        },
-    { subject: 'apparmor', severity: 'ok', state: facts.hasApparmor ? 'enabled' : 'not enabled' },
-    { subject: 'user namespaces', severity: 'ok', state: facts.hasUserNamespaces ? 'available' : 'not available' },
-  ];
-}
-
-const NO_PRIVILEGE: Readonly<Record<Exclude<Privilege, 'full'>, Pick<Finding, 'state' | 'mend'>>> = {
-  user: {
-    state: 'berthd runs as an ordinary user, without CAP_SYS_ADMIN',
-    mend: 'to run containers, start berthd as root of the host',
-  },
-  confined: {
-    state: 'berthd runs as root without CAP_SYS_ADMIN, as in a container',
-    mend: 'to run containers, start berthd on the host, or in a privileged container',
-  },
-  namespace: {
-    state: 'berthd runs as root of a user namespace, which may not mount layers',
-    mend: 'to run containers, start berthd as root of the host',
-  },
-};
-
-function judgePrivilege({ privilege }: HostFacts): Finding {
-  if (privilege === 'full') return { subject: 'privilege', severity: 'ok', state: 'root' };
-  const { state, mend } = NO_PRIVILEGE[privilege];
-  return {
-    subject: 'privilege',
-    severity: 'error',
-    state: `${state}: it pulls, builds without RUN and pushes images, and runs no containers`,
-    mend,
-  };
-}
-
-function judgeKernel({ kernel }: HostFacts): Finding {
-  if (isAtLeast(kernel, '5.10')) return { subject: 'kernel', severity: 'ok', state: kernel };
-  return {
-    subject: 'kernel',
-    severity: 'warning',
-    state: `${kernel} is older than what is tested`,
-    mend: 'use 5.10 or later',
-  };
-}
-
-function judgeFilesystem(name: string, support: FilesystemSupport): Finding {
-  if (support !== 'absent')
-    return {
-      subject: name,
-      severity: 'ok',
-      state: support === 'present' ? 'available' : 'a module, loaded when needed',
-    };
-  return {
-    subject: name,
-    severity: 'error',
-    state: 'the kernel has none, containers get no root filesystem',
-    mend: `run "modprobe ${name}" on the host, or use a kernel with it`,
-  };
-}
-
-function judgeImages(facts: HostFacts): Finding {
-  const how = imageMounting(facts);
-  if (how === 'file') return { subject: 'layer images', severity: 'ok', state: 'EROFS, mounted from their files' };
-  if (how === 'none')
-    return {
-      subject: 'layer images',
-      severity: 'note',
-      state: 'the kernel has no EROFS: layers are unpacked to directories, which is slower',
-      mend: 'run "modprobe erofs" on the host, or use kernel 5.4 or later',
-    };
-  return {
-    subject: 'layer images',
-    severity: 'note',
-    state: 'EROFS, through loop devices',
-    mend: facts.programs.perl === undefined ? 'install perl-base' : 'kernel 6.12 or later needs no loop devices',
-  };
-}
-
-function judgeCgroups({ cgroups }: HostFacts): Finding {
-  const subject = 'cgroups';
-  if (cgroups.mode === 'none')
-    return {
-      subject,
-      severity: 'error',
-      state: 'none are mounted',
-      mend: 'mount -t cgroup2 cgroup2 /sys/fs/cgroup',
-    };
-  if (!cgroups.isWritable)
-    return {
-      subject,
-      severity: 'error',
-      state: `${cgroups.mode}, read-only`,
-      mend: 'in a container, run it privileged; otherwise remount /sys/fs/cgroup read-write',
-    };
-  const [stray] = cgroups.strayControllers;
-  if (cgroups.mode === 'hybrid' && stray !== undefined)
-    return {
-      subject,
-      severity: 'error',
-      state: `hybrid, with ${cgroups.strayControllers.join(', ')} in the v2 tree, where runtimes cannot use it`,
-      mend: cgroups.strayControllers
-        .map((name) => `mkdir -p /sys/fs/cgroup/${name} && mount -t cgroup -o ${name} cgroup /sys/fs/cgroup/${name}`)
-        .join(' && '),
-    };
-  return { subject, severity: 'ok', state: cgroups.mode };
-}
-
-function judgeControllers({ cgroups }: HostFacts): Finding {
-  const missing = ['cpu', 'cpuset', 'memory', 'pids', 'io']
-    .map((name) => (name === 'io' && cgroups.mode !== 'v2' ? 'blkio' : name))
-    .filter((name) => !cgroups.controllers.includes(name));
-  if (missing.length === 0) return { subject: 'resource limits', severity: 'ok', state: cgroups.controllers.join(' ') };
-  return {
-    subject: 'resource limits',
-    severity: 'warning',
-    state: `containers cannot be limited by ${missing.join(', ')}`,
-    mend: 'delegate these cgroup controllers to the engine (systemd: Delegate=yes)',
-  };
-}
-
-function judgeRuntime(facts: HostFacts): Finding {
-  const name = preferredRuntime(facts);
-  if (name === undefined)
-    return { subject: 'runtime', severity: 'error', state: 'neither crun nor runc is installed', mend: 'install crun' };
-  return { subject: 'runtime', severity: 'ok', state: `${name} ${facts.programs[name]?.version ?? ''}`.trim() };
-}
-
-interface Requirement {
-  readonly name: HostProgramName;
-  readonly severity: 'warning' | 'error';
-  readonly lack: string;
-  /** Its package in Debian. */
-  readonly package: string;
-}
-const REQUIRED: readonly Requirement[] = [
-  { name: 'conmon', severity: 'error', lack: 'no container can run', package: 'conmon' },
-  { name: 'mount', severity: 'error', lack: 'nothing can be mounted', package: 'mount' },
-  { name: 'umount', severity: 'error', lack: 'nothing can be unmounted', package: 'mount' },
-  { name: 'socat', severity: 'warning', lack: 'containers get no input', package: 'socat' },
-  { name: 'ip', severity: 'warning', lack: 'containers get no network', package: 'iproute2' },
-  { name: 'nft', severity: 'warning', lack: 'containers get no network', package: 'nftables' },
-  {
-    name: 'aardvark-dns',
-    severity: 'warning',
-    lack: 'containers cannot find each other by name',
-    package: 'aardvark-dns',
-  },
-  { name: 'tar', severity: 'warning', lack: 'no changes can be committed', package: 'tar' },
-];
-
-function judgeProgram({ programs }: HostFacts, { name, severity, lack, package: debian }: Requirement): Finding {
-  const program = programs[name];
-  if (program !== undefined) return { subject: name, severity: 'ok', state: program.version ?? program.path };
-  return { subject: name, severity, state: `not installed: ${lack}`, mend: `install ${debian}` };
 }
 
 async function findThermalThrottle(cpuCount: number): Promise<readonly string[]> {
@@ -339,8 +172,15 @@ async function inspectCgroups(): Promise<HostFacts['cgroups']> {
     controllers: layout.mode === 'v2' ? inV2 : inV1,
     strayControllers: layout.mode === 'hybrid' ? inV2 : [],
     isWritable: writable.every(Boolean),
+    rootProcesses: layout.mode === 'v2' && v2 !== undefined ? await rootProcesses(v2.path) : 0,
     limitsSwap: await limitsSwap(layout),
   };
+}
+
+/** The host's own root, which has no cgroup.type, hands controllers down whatever lives in it: cgroups(7). */
+async function rootProcesses(root: string): Promise<number> {
+  if (!(await exists(`${root}/cgroup.type`))) return 0;
+  return (await textOf(`${root}/cgroup.procs`)).split('\n').filter(Boolean).length;
 }
 
 /** v2 has the file in every cgroup but the root. */
@@ -400,6 +240,11 @@ async function exists(path: string, mode: number = constants.F_OK): Promise<bool
     () => true,
     () => false,
   );
+}
+
+/** CAP_SYS_RESOURCE in a mask of /proc/PID/status: capabilities(7). */
+function hasSysResource(mask = '0'): boolean {
+  return (BigInt(`0x${mask}`) & (1n << 24n)) !== 0n;
 }
 
 /** Empty when there is no such file. */

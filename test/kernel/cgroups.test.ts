@@ -4,7 +4,8 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { cgroupLayout, createCgroups } from '../../runtime/kernel/cgroups.ts';
-import { inspectHost, judgeHost } from '../../runtime/kernel/host.ts';
+import { inspectHost } from '../../runtime/kernel/host.ts';
+import { judgeHost } from '../../runtime/kernel/host-findings.ts';
 import { createMounts } from '../../runtime/kernel/mount.ts';
 import { testHost } from './leaks.ts';
 

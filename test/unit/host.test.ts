@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { cgroupLayout } from '../../runtime/kernel/cgroups.ts';
-import { chooseLayerBackend, type HostFacts, imageMounting, judgeHost } from '../../runtime/kernel/host.ts';
+import { chooseLayerBackend, type HostFacts, imageMounting } from '../../runtime/kernel/host.ts';
+import { judgeHost } from '../../runtime/kernel/host-findings.ts';
 import { parseMountinfo } from '../../runtime/kernel/mount.ts';
 import { isAtLeast } from '../../runtime/kernel/versions.ts';
 
@@ -18,12 +19,14 @@ const good: HostFacts = {
     controllers: ['cpuset', 'cpu', 'io', 'memory', 'pids'],
     strayControllers: [],
     isWritable: true,
+    rootProcesses: 0,
     limitsSwap: true,
   },
   hasSeccomp: true,
   hasApparmor: false,
   hasUserNamespaces: true,
   capabilityMask: '000001ffffffffff',
+  canLockMemory: true,
   thermalThrottlePaths: [],
   programs: {
     crun: program,
@@ -62,6 +65,14 @@ describe('judging a host', () => {
       'error',
       /mkdir -p \/sys\/fs\/cgroup\/hugetlb && mount -t cgroup -o hugetlb cgroup \/sys\/fs\/cgroup\/hugetlb/,
     ],
+    [
+      'other processes in the root of a container’s v2 tree',
+      { cgroups: { ...good.cgroups, rootProcesses: 2 } },
+      'cgroups',
+      'warning',
+      /mkdir -p \/sys\/fs\/cgroup\/init/,
+    ],
+    ['crun without the right to lock memory', { canLockMemory: false }, 'cgroups', 'error', /CAP_SYS_RESOURCE/],
     [
       'no memory controller',
       { cgroups: { ...good.cgroups, controllers: ['cpu', 'cpuset', 'io', 'pids'] } },
