@@ -31,8 +31,15 @@ export function commandFailure(command: readonly string[], words: string): strin
         ? `error during container init: exec: ${quoted}: stat ${program}: no such file or directory`
         : `error during container init: exec: ${quoted}: executable file not found in $PATH`;
     case 126:
-      return `error during container init: exec: ${quoted}: ${/directory/.test(words) ? 'is a directory' : /format/.test(words) ? 'exec format error' : 'permission denied'}`;
+      return `error during container init: exec: ${quoted}: ${obstacleOf(words)}`;
     default:
       return words;
   }
+}
+
+/** Why a path that exists cannot be executed. Older crun says of a directory only that it is not permitted. */
+function obstacleOf(words: string): string {
+  if (/not a directory/i.test(words)) return 'not a directory';
+  if (/is a directory|not a regular file/i.test(words)) return 'is a directory';
+  return /format/i.test(words) ? 'exec format error' : 'permission denied';
 }

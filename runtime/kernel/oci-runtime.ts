@@ -166,17 +166,22 @@ function parseJson(text: string): unknown {
   }
 }
 
+/** What crun says of a path that it cannot execute, from 1.10 on. */
+const NOT_EXECUTABLE =
+  /^the path `.*` (exists but it is not executable|is not a regular file)|^cannot open `.*`: Not a directory/;
+
 /** Words of crun and runc, most telling first. */
 const FAILURES: readonly { readonly pattern: RegExp; readonly kind: ErrorKind }[] = [
   {
     pattern:
-      /container .*does not exist|cannot open directory '[^']*': No such file|\/status`?: No such file|no such container/i,
+      /container .*does not exist|cannot open directory ['`][^'`]*['`]: No such file|\/status`?: No such file|no such container/i,
     kind: 'not-found',
   },
   { pattern: /already exists|already in use/i, kind: 'already-exists' },
   { pattern: /executable file .*not found|no such file or directory: unknown|stat .*: no such file/i, kind: 'invalid' },
   { pattern: /exec: .*: (permission denied|is a directory|exec format error|not a directory)/i, kind: 'invalid' },
-  { pattern: /open executable|exec format error|chdir to cwd|chdir.*no such file|cwd/i, kind: 'invalid' },
+  { pattern: /open executable|exec format error|chdir to|chdir `|chdir.*no such file|cwd/i, kind: 'invalid' },
+  { pattern: NOT_EXECUTABLE, kind: 'invalid' },
   { pattern: /not running|is not in .*state|not paused|is paused|paused (state|container)|stopped/i, kind: 'conflict' },
   { pattern: /exec\.fifo|cannot start an? |no such process|process already finished/i, kind: 'conflict' },
   { pattern: /permission denied|operation not permitted/i, kind: 'denied' },
@@ -212,5 +217,6 @@ export function startExitCode(words: string): 125 | 126 | 127 {
   if (/executable file .*not found|exec: .*(no such file or directory|not found)/i.test(words)) return 127;
   if (/exec: .*(permission denied|is a directory|exec format error)|open executable|exec format error/i.test(words))
     return 126;
+  if (NOT_EXECUTABLE.test(words)) return 126;
   return 125;
 }

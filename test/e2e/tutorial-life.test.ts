@@ -165,11 +165,12 @@ describe.each(CLIENTS)('%s', (name) => {
     ['/no/such', 127, 'no such file or directory'],
     ['nosuch', 127, 'executable file not found in $PATH'],
     ['/etc/passwd', 126, 'permission denied'],
-    ['/etc', 126, 'permission denied'],
+    // Which of the two depends on the runtime's version.
+    ['/etc', 126, /permission denied|is a directory/],
   ])('%s cannot be run: %i', async (command, code, words) => {
     const failed = await run(['run', '--name', 'failing', image, command]);
     expect(failed.code).toBe(code);
-    expect(failed.stderr).toContain(words);
+    expect(failed.stderr).toMatch(words);
     expect(await field('failing', '{{.State.Status}} {{.State.ExitCode}}')).toBe(`created ${code}`);
     await ok(['rm', 'failing']);
   });

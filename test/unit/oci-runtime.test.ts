@@ -5,6 +5,7 @@ describe("the runtime's words", () => {
   it.each([
     ['crun, no container', 'error opening file `/run/x/nope/status`: No such file or directory', 'not-found', 125],
     ['crun, deleted before', "cannot open directory '/run/x/k': No such file or directory", 'not-found', 125],
+    ['crun 1.21, deleted before', 'cannot open directory `/run/x/k`: No such file or directory', 'not-found', 125],
     ['runc, no container', '{"level":"error","msg":"container does not exist","time":"t"}', 'not-found', 125],
     ['crun, no command', 'executable file `/nope` not found in $PATH: No such file or directory', 'invalid', 127],
     [
@@ -21,6 +22,15 @@ describe("the runtime's words", () => {
     ],
     ['crun, not executable', 'open executable: Permission denied', 'invalid', 126],
     ['crun, a directory', 'open executable: Operation not permitted', 'invalid', 126],
+    [
+      'crun 1.21, not executable',
+      'the path `/etc/passwd` exists but it is not executable: Operation not permitted',
+      'invalid',
+      126,
+    ],
+    ['crun 1.21, a directory', 'the path `/etc` is not a regular file: Operation not permitted', 'invalid', 126],
+    ['crun 1.21, below a file', 'cannot open `/etc/passwd/x`: Not a directory', 'invalid', 126],
+    ['crun 1.21, no such directory', 'chdir to `/etc/passwd`: Not a directory', 'invalid', 125],
     ['runc, not executable', 'unable to start container process: exec: "/etc": permission denied', 'invalid', 126],
     ['crun, started before', 'cannot open `/run/x/k/exec.fifo`: No such file or directory', 'conflict', 125],
     ['crun, still running', 'the container `k` is not in `created` or `stopped` state', 'conflict', 125],
