@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { pipeline } from 'node:stream/promises';
 import { z } from 'zod';
 import { AppError } from '../../shared/errors.ts';
-import type { Engine, ImageDetail, PullEvent, PullLayerStatus, PushEvent, PushLayerStatus } from '../engine.ts';
+import type { Engine, ImageDetail, Images, PullEvent, PullLayerStatus, PushEvent, PushLayerStatus } from '../engine.ts';
 import {
   type ApiContext,
   type ApiRouter,
@@ -112,9 +112,10 @@ export function addImageRoutes(router: ApiRouter, engine: Engine): void {
   });
 
   router.delete('/images/*name', async (ctx) => {
-    if (queryTexts(ctx, 'platforms').length > 0)
-      throw new AppError('unsupported', 'cannot remove single platforms of an image: each image here has one');
-    const removals = await images.remove(pathPart(ctx, 'name'), {
+    const name = pathPart(ctx, 'name');
+    // An image here has one platform; without it nothing of the image is left.
+    await requirePlatforms(images, [name], queryTexts(ctx, 'platforms'));
+    const removals = await images.remove(name, {
       force: queryFlag(ctx, 'force'),
       noPrune: queryFlag(ctx, 'noprune'),
     });
@@ -200,10 +201,13 @@ function layerMessage(status: string, { id, current, total }: Counted): Progress
 async function push(ctx: ApiContext, engine: Engine): Promise<void> {
   const repository = pathPart(ctx, 'name');
   const tag = queryText(ctx, 'tag') ?? '';
-  if ((queryText(ctx, 'platform') ?? '') !== '')
-    throw new AppError('unsupported', 'cannot push one platform of an image: each image here has one');
+  const tagged = `${repository}:${tag}`;
+  const platforms = queryTexts(ctx, 'platform').filter((platform) => platform !== '');
+  if (tag === '' && platforms.length > 0)
+    throw new AppError('unsupported', 'cannot push all tags for one platform: name the tag');
+  await requirePlatforms(engine.images, [tagged], platforms);
   await streamProgress(ctx, async (report, signal) => {
-    await engine.images.push(tag === '' ? repository : `${repository}:${tag}`, {
+    await engine.images.push(tag === '' ? repository : tagged, {
       allTags: tag === '',
       credentials: registryCredentials(ctx),
       signal,
@@ -261,9 +265,8 @@ async function importImage(ctx: ApiContext, engine: Engine, source: string): Pro
 }
 
 async function save(ctx: ApiContext, engine: Engine, names: readonly string[]): Promise<void> {
-  if ((queryText(ctx, 'platform') ?? '') !== '')
-    throw new AppError('unsupported', 'cannot save one platform of an image: each image here has one');
   if (names.length === 0) throw new AppError('invalid', 'cannot save images: none is named');
+  await requirePlatforms(engine.images, names, queryTexts(ctx, 'platform'));
   const tar = await engine.images.save(names, { signal: disconnectSignal(ctx) });
   // A failure before the first byte is still an HTTP error.
   await Promise.race([once(tar, 'readable'), once(tar, 'end')]);
@@ -289,6 +292,15 @@ function platformText(json: string | undefined): string | undefined {
   if (json === undefined || json === '') return undefined;
   const { os, architecture, variant } = parsePlatform(json);
   return variant === undefined ? `${os}/${architecture}` : `${os}/${architecture}/${variant}`;
+}
+
+/** @throws AppError 'not-found' for an image that is not for every one of the platforms */
+async function requirePlatforms(images: Images, names: readonly string[], platforms: readonly string[]): Promise<void> {
+  if (platforms.every((platform) => platform === '')) return;
+  for (const name of names) {
+    const image = await images.inspect(name);
+    for (const platform of platforms) requirePlatform(image, name, platform);
+  }
 }
 
 function requirePlatform({ config }: ImageDetail, name: string, json: string | undefined): void {

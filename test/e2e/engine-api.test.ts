@@ -73,6 +73,25 @@ describe('images', () => {
     expect(await get(`/distribution/${place.registry.address}/nosuch/json`)).toMatchObject({ status: 404 });
   });
 
+  it('is saved, pushed and removed for the platform that it has, and for no other', async () => {
+    const { image, host } = place;
+    const archive = join(host.root, 'platform.tar');
+    await place.dockerOk(['tag', image, `${image}-amd64`]);
+    await place.dockerOk(['save', '--platform', 'linux/amd64', '-o', archive, `${image}-amd64`]);
+    await place.dockerOk(['push', '-q', '--platform', 'linux/amd64', `${image}-amd64`]);
+    const other = encodeURIComponent(JSON.stringify({ os: 'linux', architecture: 'arm64' }));
+    const refused = {
+      status: 404,
+      json: { message: expect.stringContaining('does not provide the specified platform') },
+    };
+    expect(await get(`/v1.48/images/get?names=${image}-amd64&platform=${other}`)).toMatchObject(refused);
+    const path = `/v1.50/images/${image}-amd64?platforms=${other}`;
+    expect(await ask(place.engine.socketPath, { method: 'DELETE', path })).toMatchObject(refused);
+    await place.dockerOk(['rmi', '--platform', 'linux/amd64', `${image}-amd64`]);
+    await place.dockerOk(['load', '--platform', 'linux/amd64', '-i', archive]);
+    await place.dockerOk(['rmi', `${image}-amd64`]);
+  });
+
   it('lists the manifest of an image, and a container names it', async () => {
     const container = await docker.createContainer({ Image: place.image });
     const [image] = (await get('/v1.52/images/json?manifests=1')).json;
