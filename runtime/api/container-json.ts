@@ -38,11 +38,11 @@ function commandOf({ Entrypoint, Cmd }: ContainerConfig): readonly string[] {
 
 /** `manifest`: as of containerDetailsJson. */
 export function containerSummaryJson(summary: ContainerSummary, manifest?: Descriptor): Record<string, unknown> {
-  const { record, statusText, health, size } = summary;
+  const { record, linkNames, statusText, health, size } = summary;
   const [path = '', ...args] = commandOf(record.config);
   return {
     Id: record.id,
-    Names: [`/${record.name}`],
+    Names: [record.name, ...linkNames].map((name) => `/${name}`).sort(),
     Image: record.imageName,
     ImageID: record.imageId,
     Command: [path, ...args.map((word) => (word.includes(' ') ? `'${word}'` : word))].join(' '),

@@ -44,6 +44,8 @@ export function containerRows(containers: readonly unknown[], options: Container
       Ports: portsOf(container),
       Names: list(container.Names)
         .map((name) => text(name).replace(/^\//, ''))
+        // Those with a slash are what linked containers call it.
+        .filter((name) => options.noTrunc === true || !name.includes('/'))
         .join(','),
       Labels: labels.join(','),
       Mounts: list(container.Mounts)

@@ -3,6 +3,7 @@
  * creates under way never get the same one.
  */
 import { isKind } from '../../shared/errors.ts';
+import { hostLinks } from './links.ts';
 import type { LiveContainer } from './live-container.ts';
 import { generateName, nameConflict, parseName, resolveName } from './names.ts';
 
@@ -18,9 +19,15 @@ export class ContainerTable implements Iterable<LiveContainer> {
     return new Set(this.#byId.keys());
   }
 
-  /** By a full id, a name, or a prefix of one id only. @throws AppError 'not-found', 'invalid' (ambiguous prefix) */
+  /**
+   * By a full id, a name, a prefix of one id only, or as a linked container calls it (`NAME/ALIAS`).
+   * @throws AppError 'not-found', 'invalid' (ambiguous prefix)
+   */
   find(name: string): LiveContainer {
-    return resolveName(name, { byId: this.#byId, idByName: this.#idByName });
+    const [parent = '', alias] = name.replace(/^\//, '').split('/');
+    const linking = alias === undefined ? undefined : this.tryFind(parent);
+    const link = linking && hostLinks(linking.record.hostConfig).find((each) => each.alias === alias);
+    return resolveName(link?.target ?? name, { byId: this.#byId, idByName: this.#idByName });
   }
 
   /** undefined where `find` would throw. */

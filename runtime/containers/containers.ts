@@ -148,6 +148,8 @@ export interface ListOptions {
 
 export interface ContainerSummary {
   readonly record: ContainerRecord;
+  /** What it is listed as beside its own name: `NAME/ALIAS` of containers that are linked to it. */
+  readonly linkNames: readonly string[];
   /** `Up 2 seconds (healthy)`, `Exited (0) 3 hours ago`: docker's STATUS column. */
   readonly statusText: string;
   readonly health: Health | undefined;

@@ -32,6 +32,23 @@ export function hostLinks({ Links, NetworkMode }: Pick<HostConfig, 'Links' | 'Ne
   return NetworkMode === 'bridge' ? Links.map(parseLink) : [];
 }
 
+/**
+ * What else Docker lists containers as: `NAME/ALIAS` for each container that is linked to it so in the default network.
+ * By id; `find` answers undefined for one that is gone.
+ */
+export function linkNames(
+  records: Iterable<ContainerRecord>,
+  find: (name: string) => ContainerRecord | undefined,
+): ReadonlyMap<string, readonly string[]> {
+  const names = new Map<string, string[]>();
+  for (const { name, hostConfig } of records)
+    for (const { target, alias } of hostLinks(hostConfig)) {
+      const id = find(target)?.id;
+      if (id !== undefined) names.set(id, [...(names.get(id) ?? []), `${name}/${alias}`]);
+    }
+  return names;
+}
+
 export function hasLinks({ hostConfig, endpoints }: Pick<ContainerRecord, 'hostConfig' | 'endpoints'>): boolean {
   return hostConfig.Links.length > 0 || Object.values(endpoints).some(({ Links }) => Links.length > 0);
 }

@@ -5,6 +5,7 @@ import type { ContainerTable } from './container-table.ts';
 import type { ContainerDetails, ContainerSize, ContainerSummary, ListOptions } from './containers.ts';
 import type { Execs } from './exec.ts';
 import type { HealthMonitor } from './health.ts';
+import { linkNames } from './links.ts';
 import { checkFilters, isListed, matchesFilters } from './list-filters.ts';
 import type { LiveContainer } from './live-container.ts';
 import { namesMatching } from './name-pattern.ts';
@@ -24,13 +25,16 @@ export async function listContainers(ports: ListingPorts, options: ListOptions):
   checkFilters(filters);
   const all = options.all === true || (limit !== undefined && limit > 0);
   const ancestors = await resolveAncestors(ports, filters.ancestor ?? []);
-  const names = [...table].map(({ name }) => name);
+  const linked = linkNamesIn(table);
+  const namesOf = ({ id, name }: ContainerRecord) => [name, ...(linked.get(id) ?? [])];
+  const names = [...table].flatMap(({ record }) => namesOf(record));
   const named = new Map((filters.name ?? []).map((pattern) => [pattern, namesMatching(pattern, names)]));
   const context = {
     find: (name: string) => table.find(name).record,
     isImage: (record: ContainerRecord, name: string) =>
       record.imageName === name || ancestors.get(name) === record.imageId,
-    isNamed: (record: ContainerRecord, pattern: string) => named.get(pattern)?.has(record.name) === true,
+    isNamed: (record: ContainerRecord, pattern: string) =>
+      namesOf(record).some((name) => named.get(pattern)?.has(name) === true),
   };
   const chosen = [...table]
     .map((container) => ({
@@ -42,7 +46,14 @@ export async function listContainers(ports: ListingPorts, options: ListOptions):
     .filter((listed) => isListed(listed, filters, { all }) && matchesFilters(listed, filters, context))
     .sort((a, b) => b.record.createdAt.getTime() - a.record.createdAt.getTime())
     .slice(0, limit !== undefined && limit > 0 ? limit : undefined);
-  return Promise.all(chosen.map(({ container }) => summaryOf(ports, container, { size })));
+  return Promise.all(chosen.map(({ container }) => summaryOf(ports, container, { size, linked })));
+}
+
+function linkNamesIn(table: ContainerTable): ReturnType<typeof linkNames> {
+  return linkNames(
+    [...table].map(({ record }) => record),
+    (name) => table.tryFind(name)?.record,
+  );
 }
 
 async function resolveAncestors(
@@ -67,7 +78,7 @@ export async function inspectContainer(
   const hasStarted = state.status !== 'created' || state.failure !== undefined;
   const { hostname, hosts, resolvConf } = container.etcPaths;
   return {
-    ...(await summaryOf(ports, container, { size })),
+    ...(await summaryOf(ports, container, { size, linked: linkNamesIn(ports.table) })),
     paths: hasStarted
       ? { hostname, hosts, resolvConf, log: container.output.path }
       : { hostname: '', hosts: '', resolvConf: '', log: '' },
@@ -78,7 +89,7 @@ export async function inspectContainer(
 async function summaryOf(
   ports: ListingPorts,
   container: LiveContainer,
-  { size }: { readonly size: boolean },
+  { size, linked }: { readonly size: boolean; readonly linked: ReturnType<typeof linkNames> },
 ): Promise<ContainerSummary> {
   const { record } = container;
   const { connections, sandbox } = container.network;
@@ -87,6 +98,7 @@ async function summaryOf(
   const hasNetwork = isAlive(record.state) || record.state.status === 'restarting';
   return {
     record,
+    linkNames: linked.get(record.id) ?? [],
     statusText: statusText(record.state, { now: ports.now(), health }),
     health,
     connections: hasNetwork ? connections : connections.map((one) => ({ ...one, endpoint: undefined })),

@@ -93,6 +93,7 @@ export function wishOf({ IPAMConfig, MacAddress, Aliases, DriverOpts, GwPriority
     mac: MacAddress,
     aliases: Aliases,
     driverOptions: DriverOpts,
+    linkLocal: IPAMConfig?.LinkLocalIPs ?? [],
     gatewayPriority: GwPriority,
   };
 }

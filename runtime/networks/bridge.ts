@@ -65,12 +65,17 @@ export function portCommands(link: string, bridge: string): readonly string[] {
 
 /** Inside the namespace. Only one endpoint brings the default route of a family. */
 export function interfaceCommands(
-  { interfaceName, ipv4, ipv6 }: Endpoint,
+  { interfaceName, ipv4, ipv6, linkLocal = [] }: Endpoint,
   { defaultRoutes }: { readonly defaultRoutes: { readonly ipv4: boolean; readonly ipv6: boolean } },
 ): readonly string[] {
   return [
     ...(ipv4 === undefined ? [] : [`addr add ${ipv4.address}/${ipv4.prefix} broadcast + dev ${interfaceName}`]),
     ...(ipv6 === undefined ? [] : [`addr add ${ipv6.address}/${ipv6.prefix} dev ${interfaceName} nodad`]),
+    ...linkLocal.map((address) =>
+      address.includes(':')
+        ? `addr add ${address}/64 dev ${interfaceName} nodad`
+        : `addr add ${address}/16 scope link dev ${interfaceName}`,
+    ),
     `link set ${interfaceName} up`,
     ...(defaultRoutes.ipv4 && ipv4?.gateway !== undefined
       ? [`route replace default via ${ipv4.gateway} dev ${interfaceName}`]

@@ -1,7 +1,7 @@
 /**
  * The rules of all networks of one engine, as one text for nft: two tables, `inet berth_<tag>` for what is routed and
- * `bridge berth_<tag>` for what passes between ports of one bridge. Pure; whoever applies it replaces both tables in
- * one transaction, so there is never a moment without rules.
+ * `bridge berth_<tag>` for what passes between ports of one bridge. Pure; whoever applies it replaces both tables, or
+ * changes what is in their sets, in one transaction, so there is never a moment without rules.
  *
  * What they say (docs/adr/0019):
  * - Nothing reaches a container from outside except replies and published ports; no route leads between two networks.
@@ -61,25 +61,81 @@ export function clearedRuleset(tag: string): string {
 }
 
 export function rulesetOf(tag: string, state: FirewallState): string {
-  return clearedRuleset(tag) + inetTable(tag, state) + bridgeTable(tag, state);
+  return (
+    clearedRuleset(tag) +
+    tablesOf(state)
+      .map((table) => tableText(tag, table))
+      .join('')
+  );
+}
+
+/**
+ * What leads from the rules of one state to those of another; empty = nothing. What a container adds or takes away are
+ * elements alone, so it costs the same however many others there are. undefined: networks differ, which takes it all.
+ */
+export function changeOf(tag: string, before: FirewallState, after: FirewallState): string | undefined {
+  if (JSON.stringify(before.networks) !== JSON.stringify(after.networks)) return undefined;
+  const old = tablesOf(before).flatMap(({ collections }) => collections);
+  const changes = tablesOf(after).flatMap(({ family, collections }) =>
+    collections.map(({ title, elements }) => {
+      const had = new Set(old.find((collection) => collection.title === title)?.elements);
+      const has = new Set(elements);
+      const where = `element ${family} ${tableName(tag)} ${title}`;
+      const stale = [...had].filter((element) => !has.has(element)).map(keyOf);
+      const missing = [...has].filter((element) => !had.has(element));
+      return [
+        stale.length === 0 ? '' : `delete ${where} { ${stale.join(', ')} }\n`,
+        missing.length === 0 ? '' : `add ${where} { ${missing.join(', ')} }\n`,
+      ] as const;
+    }),
+  );
+  // A key may move from one element to another: all that goes, goes first.
+  return [...changes.map(([stale]) => stale), ...changes.map(([, missing]) => missing)].join('');
+}
+
+interface Table {
+  readonly family: 'inet' | 'bridge';
+  readonly collections: readonly Collection[];
+  /** They name collections, never what is in them. */
+  readonly chains: string;
+}
+
+/** A set, or a map; an element of a map is `key : value`. Titles are unique over both tables. */
+interface Collection {
+  readonly kind: 'set' | 'map';
+  readonly title: string;
+  readonly type: string;
+  readonly flags: string;
+  readonly elements: readonly string[];
+}
+
+function tablesOf(state: FirewallState): readonly Table[] {
+  return [inetTable(state), bridgeTable(state)];
+}
+
+function tableText(tag: string, { family, collections, chains }: Table): string {
+  return `table ${family} ${tableName(tag)} {\n${collections.map(collectionText).join('')}${chains}}\n`;
+}
+
+function collectionText({ kind, title, type, flags, elements }: Collection): string {
+  const listed = elements.length === 0 ? '' : `\n    elements = { ${elements.join(', ')} }`;
+  return `  ${kind} ${title} {\n    type ${type}${flags === '' ? '' : `\n    flags ${flags}`}${listed}\n  }\n`;
 }
 
 const isV6 = (text: string): boolean => text.includes(':');
 const isV4 = (text: string): boolean => !isV6(text);
 const name = (link: string): string => `"${link}"`;
+const keyOf = (element: string): string => element.split(' : ')[0] ?? element;
 
-function set(title: string, type: string, elements: readonly string[], flags = ''): string {
-  const unique = [...new Set(elements)];
-  const listed = unique.length === 0 ? '' : `\n    elements = { ${unique.join(', ')} }`;
-  return `  set ${title} {\n    type ${type}${flags === '' ? '' : `\n    flags ${flags}`}${listed}\n  }\n`;
+function set(title: string, type: string, elements: readonly string[], flags = ''): Collection {
+  return { kind: 'set', title, type, flags, elements: [...new Set(elements)] };
 }
 
-function map(title: string, type: string, elements: readonly string[]): string {
-  const listed = elements.length === 0 ? '' : `\n    elements = { ${elements.join(', ')} }`;
-  return `  map ${title} {\n    type ${type}${listed}\n  }\n`;
+function map(title: string, type: string, elements: readonly string[]): Collection {
+  return { kind: 'map', title, type, flags: '', elements: [...new Set(elements)] };
 }
 
-function inetTable(tag: string, { networks, forwards }: FirewallState): string {
+function inetTable({ networks, forwards }: FirewallState): Table {
   const pairs = (list: readonly FirewallNetwork[], pick: (network: FirewallNetwork) => readonly string[]) =>
     list.flatMap((network) => pick(network).map((value) => `${name(network.link)} . ${value}`));
   const gateways = networks.flatMap((network) => network.gateways);
@@ -95,60 +151,72 @@ function inetTable(tag: string, { networks, forwards }: FirewallState): string {
       );
   const to4 = sameFamily.filter(({ target }) => isV4(target));
   const to6 = sameFamily.filter(({ target }) => isV6(target));
-  return `table inet ${tableName(tag)} {
-${set(
-  'bridges',
-  'ifname',
-  networks.map(({ link }) => name(link)),
-)}${set(
-  'internal',
-  'ifname',
-  networks.filter(({ internal }) => internal).map(({ link }) => name(link)),
-)}${set(
-  'same',
-  'ifname . ifname',
-  networks.filter(({ icc }) => icc).map(({ link }) => `${name(link)} . ${name(link)}`),
-)}${set('gateways4', 'ipv4_addr', gateways.filter(isV4))}${set('gateways6', 'ipv6_addr', gateways.filter(isV6))}${set(
-  'own_gateway4',
-  'ifname . ipv4_addr',
-  pairs(networks, (network) => network.gateways.filter(isV4)),
-)}${set(
-  'own_gateway6',
-  'ifname . ipv6_addr',
-  pairs(networks, (network) => network.gateways.filter(isV6)),
-)}${set(
-  'hidden4',
-  'ipv4_addr',
-  hidden.flatMap(({ subnets }) => subnets.filter(isV4)),
-  'interval',
-)}${set(
-  'hidden6',
-  'ipv6_addr',
-  hidden.flatMap(({ subnets }) => subnets.filter(isV6)),
-  'interval',
-)}${set(
-  'home4',
-  'ifname . ipv4_addr',
-  pairs(networks, (network) => network.subnets.filter(isV4)),
-  'interval',
-)}${set(
-  'home6',
-  'ifname . ipv6_addr',
-  pairs(networks, (network) => network.subnets.filter(isV6)),
-  'interval',
-)}${map('publish4', 'inet_proto . inet_service : ipv4_addr . inet_service', forwardOf(to4, true))}${map(
-  'publish_at4',
-  'ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service',
-  forwardOf(to4, false),
-)}${map('publish6', 'inet_proto . inet_service : ipv6_addr . inet_service', forwardOf(to6, true))}${map(
-  'publish_at6',
-  'ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service',
-  // The kernel does not take ::1 out of loopback; the engine's own listener serves it.
-  forwardOf(
-    to6.filter(({ hostAddress }) => hostAddress !== '::1'),
-    false,
-  ),
-)}  chain arriving {
+  const collections = [
+    set(
+      'bridges',
+      'ifname',
+      networks.map(({ link }) => name(link)),
+    ),
+    set(
+      'internal',
+      'ifname',
+      networks.filter(({ internal }) => internal).map(({ link }) => name(link)),
+    ),
+    set(
+      'same',
+      'ifname . ifname',
+      networks.filter(({ icc }) => icc).map(({ link }) => `${name(link)} . ${name(link)}`),
+    ),
+    set('gateways4', 'ipv4_addr', gateways.filter(isV4)),
+    set('gateways6', 'ipv6_addr', gateways.filter(isV6)),
+    set(
+      'own_gateway4',
+      'ifname . ipv4_addr',
+      pairs(networks, (network) => network.gateways.filter(isV4)),
+    ),
+    set(
+      'own_gateway6',
+      'ifname . ipv6_addr',
+      pairs(networks, (network) => network.gateways.filter(isV6)),
+    ),
+    set(
+      'hidden4',
+      'ipv4_addr',
+      hidden.flatMap(({ subnets }) => subnets.filter(isV4)),
+      'interval',
+    ),
+    set(
+      'hidden6',
+      'ipv6_addr',
+      hidden.flatMap(({ subnets }) => subnets.filter(isV6)),
+      'interval',
+    ),
+    set(
+      'home4',
+      'ifname . ipv4_addr',
+      pairs(networks, (network) => network.subnets.filter(isV4)),
+      'interval',
+    ),
+    set(
+      'home6',
+      'ifname . ipv6_addr',
+      pairs(networks, (network) => network.subnets.filter(isV6)),
+      'interval',
+    ),
+    map('publish4', 'inet_proto . inet_service : ipv4_addr . inet_service', forwardOf(to4, true)),
+    map('publish_at4', 'ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service', forwardOf(to4, false)),
+    map('publish6', 'inet_proto . inet_service : ipv6_addr . inet_service', forwardOf(to6, true)),
+    map(
+      'publish_at6',
+      'ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service',
+      // The kernel does not take ::1 out of loopback; the engine's own listener serves it.
+      forwardOf(
+        to6.filter(({ hostAddress }) => hostAddress !== '::1'),
+        false,
+      ),
+    ),
+  ];
+  const chains = `  chain arriving {
     type filter hook prerouting priority raw; policy accept;
     iifname @bridges ip daddr 127.0.0.0/8 drop
     iifname @bridges ip6 saddr :: accept
@@ -204,11 +272,11 @@ ${set(
     oifname @bridges ct status dnat accept
     oifname @bridges drop
   }
-}
 `;
+  return { family: 'inet', collections, chains };
 }
 
-function bridgeTable(tag: string, { networks, ports }: FirewallState): string {
+function bridgeTable({ networks, ports }: FirewallState): Table {
   const separated = new Set(networks.filter(({ icc }) => !icc).map(({ link }) => link));
   const held = ports.map((port) => ({
     ...port,
@@ -221,36 +289,43 @@ function bridgeTable(tag: string, { networks, ports }: FirewallState): string {
     ...networks.flatMap(({ gateways }) => gateways.filter(pick)),
   ];
   const speaksIpv6 = held.filter(({ addresses }) => addresses.some(isV6));
-  return `table bridge ${tableName(tag)} {
-${set(
-  'same_port',
-  'ifname . ifname',
-  held.map(({ link }) => `${name(link)} . ${name(link)}`),
-)}${set(
-  'ports',
-  'ifname',
-  held.map(({ link }) => name(link)),
-)}${set(
-  'ports6',
-  'ifname',
-  speaksIpv6.map(({ link }) => name(link)),
-)}${set(
-  'separated',
-  'ifname',
-  held.filter(({ master }) => separated.has(master)).map(({ link }) => name(link)),
-)}${set(
-  'macs',
-  'ether_addr',
-  held.map(({ mac }) => mac),
-)}${set(
-  'own_mac',
-  'ifname . ether_addr',
-  held.map(({ link, mac }) => `${name(link)} . ${mac}`),
-)}${set('addresses4', 'ipv4_addr', all(isV4))}${set('own_address4', 'ifname . ipv4_addr', owned(isV4))}${set(
-  'addresses6',
-  'ipv6_addr',
-  all(isV6),
-)}${set('own_address6', 'ifname . ipv6_addr', owned(isV6))}  chain arriving {
+  const collections = [
+    set(
+      'same_port',
+      'ifname . ifname',
+      held.map(({ link }) => `${name(link)} . ${name(link)}`),
+    ),
+    set(
+      'ports',
+      'ifname',
+      held.map(({ link }) => name(link)),
+    ),
+    set(
+      'ports6',
+      'ifname',
+      speaksIpv6.map(({ link }) => name(link)),
+    ),
+    set(
+      'separated',
+      'ifname',
+      held.filter(({ master }) => separated.has(master)).map(({ link }) => name(link)),
+    ),
+    set(
+      'macs',
+      'ether_addr',
+      held.map(({ mac }) => mac),
+    ),
+    set(
+      'own_mac',
+      'ifname . ether_addr',
+      held.map(({ link, mac }) => `${name(link)} . ${mac}`),
+    ),
+    set('addresses4', 'ipv4_addr', all(isV4)),
+    set('own_address4', 'ifname . ipv4_addr', owned(isV4)),
+    set('addresses6', 'ipv6_addr', all(isV6)),
+    set('own_address6', 'ifname . ipv6_addr', owned(isV6)),
+  ];
+  const chains = `  chain arriving {
     type filter hook prerouting priority -300; policy accept;
     iifname @ports jump from_container
   }
@@ -268,6 +343,6 @@ ${set(
     iifname @separated oifname @separated drop
     iifname . oifname @same_port meta pkttype { broadcast, multicast } drop
   }
-}
 `;
+  return { family: 'bridge', collections, chains };
 }

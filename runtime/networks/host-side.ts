@@ -10,7 +10,7 @@ import type { Nft } from '../kernel/nft.ts';
 import { overlaps, parseSubnet, type Subnet } from './addresses.ts';
 import { bridgeAddressCommands, bridgeCreateCommand, portCommands } from './bridge.ts';
 import type { Dns } from './dns.ts';
-import { clearedRuleset, rulesetOf, tableName } from './firewall.ts';
+import { changeOf, clearedRuleset, type FirewallState, rulesetOf, tableName } from './firewall.ts';
 import { hostFirewallChange } from './host-firewall.ts';
 import { randomMac } from './leases.ts';
 import type { NetworkStore } from './network-store.ts';
@@ -18,6 +18,7 @@ import type { NetworkRecord } from './networks.ts';
 import { chooseRange, subnetsOf } from './plan.ts';
 import type { Topology } from './topology.ts';
 import { dnsNetworksOf, firewallStateOf } from './wanted.ts';
+import type { RulesCheck } from './watch.ts';
 
 export interface HostSideOptions {
   readonly tag: string;
@@ -45,8 +46,8 @@ export interface HostSide {
   writeAll(): Promise<void>;
   /** Bridges that somebody deleted, and ports of them, are made again; containers find their own side unchanged. true = something was. */
   mend(used: Iterable<string>): Promise<boolean>;
-  /** Looks whether links and rules are still what was made, and makes them again. */
-  check(): Promise<void>;
+  /** Makes links that are gone again, and rules as `rules` says. */
+  check(rules: RulesCheck): Promise<void>;
   /** What the host has routes to, without what leads through `link`. */
   routed(link?: string): Promise<readonly Subnet[]>;
 }
@@ -57,15 +58,47 @@ export function createHostSide(topology: Topology, options: HostSideOptions): Ho
   const { tag, store, links, nft, dns, log, hasIpv6 } = options;
   /** Links that are up, or on their way. */
   const up = new Map<string, Promise<number>>();
-  let writtenRules = '';
+  /** What the kernel has by now; undefined = that is not known, or was changed by others. */
+  let written: FirewallState | undefined;
+  /** As nft lists it; undefined = not looked at since it was written. */
+  let listed: string | undefined;
 
   const firewallState = () => firewallStateOf(topology, (id) => up.has(id));
 
   const writeRules = coalesced(async () => {
+    const before = written;
     const state = firewallState();
-    await nft.apply(state.networks.length === 0 ? clearedRuleset(tag) : rulesetOf(tag, state));
-    writtenRules = '';
+    written = undefined;
+    listed = undefined;
+    await writeFrom(before, state);
+    written = state;
   });
+
+  const writeFrom = async (before: FirewallState | undefined, state: FirewallState): Promise<void> => {
+    if (state.networks.length === 0) return nft.apply(clearedRuleset(tag));
+    const change = before === undefined ? undefined : changeOf(tag, before, state);
+    if (change === '') return;
+    if (change !== undefined)
+      try {
+        return await nft.apply(change);
+      } catch (error) {
+        log.warn('rules were not as they had been written; they are made again', { error });
+      }
+    await nft.apply(rulesetOf(tag, state));
+  };
+
+  /** Whether others took away or changed rules of ours. */
+  const areRulesLost = async (): Promise<boolean> => {
+    const state = written;
+    const before = listed;
+    const text = await nft.table('inet', tableName(tag));
+    // They were written meanwhile: what was read is between two states.
+    if (state === undefined || state !== written) return false;
+    const found = text?.split('\n').sort().join('\n');
+    if (found === undefined || (before !== undefined && found !== before)) return true;
+    listed = found;
+    return false;
+  };
 
   /** See host-firewall.ts. */
   const passHostFirewall = coalesced(async () => {
@@ -189,17 +222,17 @@ export function createHostSide(topology: Topology, options: HostSideOptions): Ho
     write: async () => void (await Promise.all([writeRules(), writeNames()])),
     writeAll: async () => void (await Promise.all([writeRules(), writeNames(), passHostFirewall()])),
     mend,
-    async check() {
-      await passHostFirewall();
-      const changed = await mend(new Set(up.keys()));
-      const rules = await nft.table('inet', tableName(tag));
-      const shape = rules === undefined ? '' : rules.split('\n').sort().join('\n');
-      if (changed || rules === undefined || (writtenRules !== '' && shape !== writtenRules)) {
-        log.warn('something on the host changed what belongs to networks; it is made again');
+    async check(rules) {
+      const isLost = rules === 'rewrite' || (rules === 'look' && (await areRulesLost()));
+      if (isLost) written = undefined;
+      await Promise.all([isLost && writeRules(), rules !== 'trust' && passHostFirewall()]);
+      const isMended = await mend(new Set(up.keys()));
+      if (isMended) {
+        written = undefined;
         await Promise.all([writeRules(), writeNames()]);
-        return;
       }
-      writtenRules = shape;
+      if (isLost || isMended)
+        log.warn('something on the host changed what belongs to networks; it was made again', { isLost, isMended });
     },
     async routed(link = '') {
       return subnetsBeside(await links.routes(), link);

@@ -72,18 +72,22 @@ export function createLeases(
       const prefix = network.options['com.docker.network.container_iface_prefix'] ?? 'eth';
       let number = 0;
       while (interfaces.includes(`${prefix}${number}`)) number += 1;
+      const interfaceName = wish.driverOptions[INTERFACE_NAME] ?? `${prefix}${number}`;
+      if (interfaces.includes(interfaceName))
+        throw new AppError('conflict', `the container has an interface ${JSON.stringify(interfaceName)} already`);
       const names = hasNames(network) ? [containerName, ...wish.aliases, containerId.slice(0, 12), hostname] : [];
       return {
         id,
         networkId: network.id,
         networkName: network.name,
-        interfaceName: `${prefix}${number}`,
+        interfaceName,
         mac: wish.mac === '' ? randomMac(id) : wish.mac.toLowerCase().replaceAll('-', ':'),
         ipv4: network.ipv4 ? lease(network, 4, wish.ipv4) : undefined,
         ipv6: network.ipv6 ? lease(network, 6, wish.ipv6) : undefined,
         aliases: wish.aliases,
         dnsNames: [...new Set(names.filter((name) => /^[\w.-]+$/.test(name)))],
         driverOptions: wish.driverOptions,
+        linkLocal: wish.linkLocal,
         link: `ve${tag}${id.slice(0, 7)}`,
       };
     },
@@ -96,6 +100,46 @@ export function checkWish(network: NetworkRecord, wish: EndpointWish): void {
   if (wish.ipv6 !== '') checkWantedAddress(network, 6, wish.ipv6);
   if (wish.mac !== '' && !/^[0-9a-f]{2}([:-][0-9a-f]{2}){5}$/i.test(wish.mac))
     throw new AppError('invalid', `invalid MAC address: ${wish.mac}`);
+  for (const address of wish.linkLocal) {
+    if (!LINK_LOCAL.some((subnet) => contains(subnet, parseAddress(address))))
+      throw new AppError('invalid', `invalid link-local IP address: ${address}`);
+    if (address.includes(':') && !network.ipv6)
+      throw new AppError('invalid', `cannot use ${address}: network ${network.name} has no IPv6`);
+  }
+  checkDriverOptions(wish.driverOptions);
+}
+
+const INTERFACE_NAME = 'com.docker.network.endpoint.ifname';
+const SYSCTLS = 'com.docker.network.endpoint.sysctls';
+const LINK_LOCAL = [parseSubnet('169.254.0.0/16'), parseSubnet('fe80::/10')];
+
+function checkDriverOptions(options: EndpointWish['driverOptions']): void {
+  for (const [key, value] of Object.entries(options)) {
+    if (key !== INTERFACE_NAME && key !== SYSCTLS)
+      throw new AppError('unsupported', `cannot connect a container: the driver option ${key} is not supported`);
+    if (key === INTERFACE_NAME && (!/^[a-zA-Z][\w-]{0,14}$/.test(value) || value === 'lo'))
+      throw new AppError('invalid', `invalid name of an interface: ${JSON.stringify(value)}`);
+    if (key === SYSCTLS) endpointSysctls({ interfaceName: 'eth0', driverOptions: options });
+  }
+}
+
+/**
+ * What a user sets for one interface, which is written IFNAME there: `net.ipv4.conf.IFNAME.log_martians=1,…`.
+ * @throws AppError 'invalid' for anything else
+ */
+export function endpointSysctls({
+  interfaceName,
+  driverOptions,
+}: Pick<StoredEndpoint, 'interfaceName' | 'driverOptions'>): Readonly<Record<string, string>> {
+  const settings = driverOptions[SYSCTLS]?.split(',') ?? [];
+  return Object.fromEntries(
+    settings.map((setting) => {
+      const [, before, after, value] = /^(net\.\w+\.\w+\.)IFNAME(\.\w+)=([\w:.-]+)$/.exec(setting) ?? [];
+      if (value === undefined)
+        throw new AppError('invalid', `invalid sysctl of an interface: ${JSON.stringify(setting)}`);
+      return [`${before}${interfaceName}${after}`, value];
+    }),
+  );
 }
 
 function checkWantedAddress(network: NetworkRecord, family: 4 | 6, wanted: string): void {

@@ -2,6 +2,7 @@
  * Networks, sandboxes and leased addresses in the engine's database. The unique indexes are what keeps an address from
  * being given twice, whatever else goes wrong.
  */
+import { sql } from 'kysely';
 import { z } from 'zod';
 import type { Database, Migration } from '../../shared/database.ts';
 import { AppError } from '../../shared/errors.ts';
@@ -97,14 +98,14 @@ export function createNetworkStore(database: Database<NetworkTables>): NetworkSt
       const { kysely } = database;
       const [sandboxes, endpoints] = await Promise.all([
         kysely.selectFrom('sandbox').select('record').execute(),
-        kysely.selectFrom('endpoint').select(['containerId', 'record']).execute(),
+        // Those of a container are written together, the main one first.
+        kysely.selectFrom('endpoint').select(['containerId', 'record']).orderBy(sql`rowid`).execute(),
       ]);
       const byContainer = Map.groupBy(endpoints, ({ containerId }) => containerId);
       return sandboxes.map(({ record }) => {
         const sandbox = revive<SandboxRecord>(record);
         const own = byContainer.get(sandbox.containerId) ?? [];
-        const revived = own.map((row) => revive<StoredEndpoint>(row.record));
-        return { ...sandbox, endpoints: revived.sort((a, b) => compare(a.interfaceName, b.interfaceName)) };
+        return { ...sandbox, endpoints: own.map((row) => revive<StoredEndpoint>(row.record)) };
       });
     },
     putSandbox: ({ endpoints, ...sandbox }) =>
@@ -135,10 +136,6 @@ export function createNetworkStore(database: Database<NetworkTables>): NetworkSt
         await transaction.deleteFrom('sandbox').where('containerId', '=', containerId).execute();
       }),
   };
-}
-
-function compare(a: string, b: string): number {
-  return a.length - b.length || (a < b ? -1 : 1);
 }
 
 function networkRow(record: NetworkRecord): NetworkTables['network'] {

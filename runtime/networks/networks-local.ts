@@ -21,6 +21,7 @@ import { type NetworkRecord, type Networks, PREDEFINED } from './networks.ts';
 import { chooseRange, planNetwork } from './plan.ts';
 import { createSandboxes } from './sandboxes.ts';
 import { isPredefined, Topology } from './topology.ts';
+import { createWatch } from './watch.ts';
 
 export interface NetworksOptions {
   readonly tag: string;
@@ -43,8 +44,6 @@ export interface LocalNetworks extends Networks {
   /** Stops watching; takes back from the host what no container uses. */
   dispose(): Promise<void>;
 }
-
-const WATCH_MS = 5000;
 
 /** Reads what is stored. Nothing on the host changes before the first container, or reconcile. */
 export async function openNetworks(options: NetworksOptions): Promise<LocalNetworks> {
@@ -145,6 +144,7 @@ export async function openNetworks(options: NetworksOptions): Promise<LocalNetwo
     await sandboxes.holdAgain();
     await sweep();
     await host.writeAll();
+    if (topology.sandboxes.size > 0) watch.begin();
   };
 
   /** Whatever carries our mark and is not known. */
@@ -166,17 +166,16 @@ export async function openNetworks(options: NetworksOptions): Promise<LocalNetwo
     ]);
   };
 
-  const watch = async (): Promise<void> => {
-    const active = [...topology.sandboxes.values()];
-    if (active.length === 0) return;
-    await Promise.all(active.map(({ ready }) => ready.catch(() => {})));
-    await host.check();
-  };
-
-  let watching: Promise<void> = Promise.resolve();
-  const timer = setInterval(() => {
-    watching = watching.then(watch).catch((error) => log.warn('networks could not be checked', { error }));
-  }, WATCH_MS).unref();
+  const watch = createWatch({
+    nft: options.nft,
+    log,
+    isNeeded: () => topology.sandboxes.size > 0,
+    tableName: tableName(tag),
+    async check(rules) {
+      await Promise.all([...topology.sandboxes.values()].map(({ ready }) => ready.catch(() => {})));
+      if (topology.sandboxes.size > 0) await host.check(rules);
+    },
+  });
 
   await ensurePredefined();
 
@@ -203,7 +202,10 @@ export async function openNetworks(options: NetworksOptions): Promise<LocalNetwo
     check(request) {
       for (const { network, wish } of request.networks) checkWish(topology.find(network), wish);
     },
-    open,
+    open(request) {
+      watch.begin();
+      return open(request);
+    },
     sandbox,
     close,
     connect,
@@ -216,8 +218,7 @@ export async function openNetworks(options: NetworksOptions): Promise<LocalNetwo
         .find((gateway) => gateway !== undefined);
     },
     async dispose() {
-      clearInterval(timer);
-      await watching;
+      await watch[Symbol.asyncDispose]();
       await sandboxes.releasePorts();
       for (const { record, members } of topology.details()) {
         if (members.size > 0) continue;

@@ -69,6 +69,8 @@ export interface Endpoint {
   /** By which others in the network find it. */
   readonly dnsNames: readonly string[];
   readonly driverOptions: Readonly<Record<string, string>>;
+  /** More addresses, of the link alone. */
+  readonly linkLocal?: readonly string[] | undefined;
 }
 
 export interface LeasedAddress {
@@ -104,6 +106,7 @@ export interface EndpointWish {
   readonly mac: string;
   readonly aliases: readonly string[];
   readonly driverOptions: Readonly<Record<string, string>>;
+  readonly linkLocal: readonly string[];
   /** Higher = its gateway is the default route. */
   readonly gatewayPriority: number;
 }

@@ -1,4 +1,5 @@
 /** From what a client wants to a network: Docker's checks and defaults. Pure; what the host has comes in as facts. */
+import { isIP } from 'node:net';
 import { AppError } from '../../shared/errors.ts';
 import {
   contains,
@@ -36,6 +37,8 @@ export interface PlanFacts {
 const CHOSEN_PREFIX = { 4: 24, 6: 64 } as const;
 const LINK_NAME_MAX = 15;
 const BRIDGE_NAME = 'com.docker.network.bridge.name';
+/** The host's address for ports that are published without one. */
+export const HOST_BINDING = 'com.docker.network.bridge.host_binding_ipv4';
 const MTU_MIN = 68;
 const MTU_MAX = 65_535;
 
@@ -45,7 +48,7 @@ const BRIDGE_OPTIONS: readonly string[] = [
   'com.docker.network.bridge.default_bridge',
   'com.docker.network.bridge.enable_icc',
   'com.docker.network.bridge.enable_ip_masquerade',
-  'com.docker.network.bridge.host_binding_ipv4',
+  HOST_BINDING,
   'com.docker.network.driver.mtu',
   'com.docker.network.container_iface_prefix',
 ];
@@ -131,6 +134,9 @@ function checkOptions(driver: NetworkDriver, options: Readonly<Record<string, st
   for (const [key, modes] of Object.entries(MODES))
     if (options[key] !== undefined && !modes.includes(options[key]))
       throw new AppError('invalid', `invalid ${key} ${JSON.stringify(options[key])}: want ${modes.join(', ')}`);
+  const binding = options[HOST_BINDING];
+  if (binding !== undefined && isIP(binding) === 0)
+    throw new AppError('invalid', `invalid ${HOST_BINDING}: ${JSON.stringify(binding)} is not an IP address`);
   const prefix = options['com.docker.network.container_iface_prefix'];
   if (prefix !== undefined && !/^[a-z][a-z0-9]{0,9}$/.test(prefix))
     throw new AppError('invalid', `invalid prefix of interfaces: ${JSON.stringify(prefix)}`);

@@ -12,7 +12,7 @@ import type { Nft } from '../kernel/nft.ts';
 import { endpointCommands, interfaceCommands } from './bridge.ts';
 import { tableName } from './firewall.ts';
 import type { HostSide } from './host-side.ts';
-import type { Leases } from './leases.ts';
+import { endpointSysctls, type Leases } from './leases.ts';
 import type { NetworkStore, StoredEndpoint, StoredSandbox } from './network-store.ts';
 import type {
   Endpoint,
@@ -24,6 +24,7 @@ import type {
   SandboxRequest,
   SandboxState,
 } from './networks.ts';
+import { HOST_BINDING } from './plan.ts';
 import { type HeldPort, holdPort } from './ports.ts';
 import { resolverOf, resolverRuleset, resolverSysctls } from './resolver.ts';
 import type { Sandbox, Topology } from './topology.ts';
@@ -68,6 +69,7 @@ export function createSandboxes(topology: Topology, options: SandboxesOptions): 
   const sysctlsFor = (endpoints: readonly StoredEndpoint[]): Readonly<Record<string, string>> => ({
     ...(hasIpv6 ? interfaceSysctls(endpoints) : {}),
     ...(options.hasNameServers ? resolverSysctls(topology, endpoints) : {}),
+    ...Object.assign({}, ...endpoints.map(endpointSysctls)),
   });
 
   const opened = (sandbox: Sandbox): OpenSandbox => ({
@@ -146,7 +148,7 @@ export function createSandboxes(topology: Topology, options: SandboxesOptions): 
       const isReachable = wanted.some(({ network }) => network.driver === 'bridge' && !network.internal);
       if (isReachable) {
         const name = `${request.containerName} (${endpoints[0]?.id ?? ''})`;
-        sandbox.held.push(...(await holdPorts(request.ports, name)));
+        sandbox.held.push(...(await holdPorts(boundPorts(request.ports, wanted), name)));
         sandbox.stored = { ...stored, ports: sandbox.held.map(({ port }) => port) };
         aimPorts(sandbox);
       }
@@ -330,6 +332,18 @@ export function createSandboxes(topology: Topology, options: SandboxesOptions): 
       for (const { held } of sandboxes.values()) await release(held);
     },
   };
+}
+
+/** Where ports without an address are published, when a network of the container says so. */
+function boundPorts(
+  wishes: readonly PortWish[],
+  wanted: readonly { readonly network: NetworkRecord }[],
+): readonly PortWish[] {
+  const main = wanted.find(({ network }) => network.driver === 'bridge' && !network.internal);
+  const address = main?.network.options[HOST_BINDING];
+  // Everywhere is what none means, and that is both families.
+  if (address === undefined || address === '0.0.0.0') return wishes;
+  return wishes.map((wish) => (wish.hostAddress === '' ? { ...wish, hostAddress: address } : wish));
 }
 
 async function release(held: HeldPort[]): Promise<void> {

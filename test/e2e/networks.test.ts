@@ -120,6 +120,9 @@ describe('links', () => {
     await idle('client', '--link', 'web:db');
     expect(await place.getFrom('client', 'db', 80)).toBe('web');
     expect(await dockerOk('inspect', '-f', '{{.HostConfig.Links}}', 'client')).toBe('[/web:/client/db]');
+    expect(await dockerOk('ps', '--no-trunc', '--format', '{{.Names}}')).toBe('client\nclient/db,web');
+    expect(await dockerOk('ps', '--filter', 'name=client/d', '--format', '{{.Names}}')).toBe('web');
+    expect(await dockerOk('inspect', '-f', '{{.Name}}', 'client/db')).toBe('/web');
     // It may come back with another address.
     await dockerOk('stop', '-t', '0', 'web');
     await idle('between');

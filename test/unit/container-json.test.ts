@@ -33,6 +33,7 @@ function details(state: ContainerState, body: Record<string, unknown> = {}): Con
   const paths = { resolvConf: '/r', hostname: '/h', hosts: '/hs', log: '/l' };
   return {
     record,
+    linkNames: [],
     statusText: 'Created',
     health: undefined,
     connections: [],

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { clearedRuleset, type FirewallState, rulesetOf } from '../../../runtime/networks/firewall.ts';
+import { changeOf, clearedRuleset, type FirewallState, rulesetOf } from '../../../runtime/networks/firewall.ts';
 
 const NETWORK = {
   link: 'br0',
@@ -66,5 +66,38 @@ describe('the rules', () => {
     expect(elements('publish6', published)).toEqual(['tcp . 8080 : fd00::2 . 80']);
     expect(elements('publish_at6', published)).toEqual([]);
     expect(elements('publish_at4', published)).toEqual(['127.0.0.1 . udp . 8083 : 10.0.0.2 . 80']);
+  });
+});
+
+describe('a change of the rules', () => {
+  const OTHER = { link: 've1', master: 'br0', mac: '02:00:00:00:00:08', addresses: ['10.0.0.3'] };
+  const forward = { protocol: 'tcp', containerPort: 80, hostPort: 8080, hostAddress: '0.0.0.0' } as const;
+  const lines = (before: FirewallState, after: FirewallState) => changeOf('abc123', before, after)?.trim().split('\n');
+
+  it('is what one container adds or takes away, whatever others there are', () => {
+    const added = [
+      'add element bridge berth_abc123 same_port { "ve1" . "ve1" }',
+      'add element bridge berth_abc123 ports { "ve1" }',
+      'add element bridge berth_abc123 macs { 02:00:00:00:00:08 }',
+      'add element bridge berth_abc123 own_mac { "ve1" . 02:00:00:00:00:08 }',
+      'add element bridge berth_abc123 addresses4 { 10.0.0.3 }',
+      'add element bridge berth_abc123 own_address4 { "ve1" . 10.0.0.3 }',
+    ];
+    expect(lines(state(), state({ ports: [PORT, OTHER] }))).toEqual(added);
+    const removed = added.map((line) => line.replace('add', 'delete'));
+    expect(lines(state({ ports: [OTHER, PORT] }), state())).toEqual(removed);
+    expect(changeOf('abc123', state(), state())).toBe('');
+  });
+
+  it('gives a port to another container in one go', () => {
+    const before = state({ forwards: [{ ...forward, target: '10.0.0.2' }] });
+    expect(lines(before, state({ forwards: [{ ...forward, target: '10.0.0.3' }] }))).toEqual([
+      'delete element inet berth_abc123 publish4 { tcp . 8080 }',
+      'add element inet berth_abc123 publish4 { tcp . 8080 : 10.0.0.3 . 80 }',
+    ]);
+  });
+
+  it('is all of them when networks change', () => {
+    expect(changeOf('abc123', state(), state({ networks: [{ ...NETWORK, icc: false }] }))).toBeUndefined();
   });
 });
