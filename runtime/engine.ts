@@ -43,6 +43,7 @@ import { openImages } from './images/open.ts';
 import { IMAGE_MIGRATIONS, type ImageTables } from './images/tables.ts';
 import { createCgroups } from './kernel/cgroups.ts';
 import { chooseLayerBackend, forwardsIpv4, type HostFacts } from './kernel/host.ts';
+import { createLauncher } from './kernel/launcher.ts';
 import { createLinks } from './kernel/links.ts';
 import { createMounts } from './kernel/mount.ts';
 import { createNft } from './kernel/nft.ts';
@@ -223,7 +224,9 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   const events = createEventLog({ now });
   undo.defer(() => events.close());
 
-  const mounts = createMounts({ architecture: facts.architecture });
+  const launcher = undo.use(createLauncher());
+  const { run } = launcher;
+  const mounts = createMounts({ architecture: facts.architecture, run });
   const layers = undo.use(createLayerStore({ root, database, log, now, randomId, workers: facts.cpuCount }));
   // Copies are of use only where something can run.
   const unpack = layerBackend === 'directory' && obstacle === undefined;
@@ -278,11 +281,13 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     program: sealed?.path ?? runtimeName,
     env: sealed?.env ?? {},
     root: join(runDir, 'runtime'),
+    run,
   });
   const cgroups = createCgroups(facts.cgroups);
   const cgroupParent = `/berth_${tag}`;
   const supervisor = createConmonSupervisor({
     runtime,
+    launcher,
     cgroups,
     cgroupParent,
     runDirectory: join(runDir, 'containers'),
@@ -296,8 +301,8 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   const networks = await openNetworks({
     tag,
     store: createNetworkStore(database),
-    links: createLinks(facts.programs.ip?.path),
-    nft: createNft(facts.programs.nft?.path),
+    links: createLinks({ program: facts.programs.ip?.path, run }),
+    nft: createNft({ program: facts.programs.nft?.path, run }),
     dns: aardvark === undefined ? undefined : createDns({ program: aardvark, directory: join(runDir, 'dns') }),
     pools: poolsOf(config.addressPools, tag),
     obstacle: noNetworks,

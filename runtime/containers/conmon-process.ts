@@ -1,13 +1,13 @@
 /** conmon's command line, and the conversation with one that has just been started. */
-import type { ChildProcess } from 'node:child_process';
 import { createInterface } from 'node:readline';
-import type { Readable, Writable } from 'node:stream';
 import { AppError } from '../../shared/errors.ts';
+import type { StartedProgram } from '../kernel/launcher.ts';
 import { type OciRuntime, runtimeFailure } from '../kernel/oci-runtime.ts';
 import type { RunFiles } from './conmon-files.ts';
 import type { StdinMode } from './supervisor.ts';
 
 const CREATE_TIMEOUT_MS = 120_000;
+const SIGKILL = 9;
 
 export function commonArgs(
   request: { readonly bundle: string; readonly logPath: string; readonly stdin: StdinMode },
@@ -30,38 +30,32 @@ export function commonArgs(
   ];
 }
 
+/** What conmon is given: 2 its words, 3 it tells a pid, 4 it waits for a byte, 5 it tells that its attach socket is open. */
+export const CONMON_PIPES = { words: 2, reports: 3, start: 4, attach: 5 } as const;
+
 /** The conversation with a conmon that has just been started. */
 export class Conmon {
-  readonly spawned: Promise<void>;
   readonly #id: string;
-  readonly #child: ChildProcess;
+  readonly #program: StartedProgram;
   readonly #lines: AsyncIterator<string>;
   #stderr = '';
 
-  constructor(id: string, child: ChildProcess) {
+  constructor(id: string, program: StartedProgram) {
     this.#id = id;
-    this.#child = child;
-    this.spawned = new Promise((resolve, reject) => {
-      child.once('spawn', resolve);
-      child.once('error', (cause) =>
-        reject(new AppError('unsupported', `cannot start conmon: ${cause.message}; is it installed?`, { cause })),
-      );
-    });
-    this.spawned.catch(() => {});
-    this.#lines = createInterface({ input: this.#readable(3) })[Symbol.asyncIterator]();
-    this.#readable(2).on('data', (bytes: Buffer) => {
+    this.#program = program;
+    this.#lines = createInterface({ input: program.output(CONMON_PIPES.reports) })[Symbol.asyncIterator]();
+    program.output(CONMON_PIPES.words).on('data', (bytes: Buffer) => {
       this.#stderr = `${this.#stderr}${bytes}`.slice(-4096);
     });
-    for (const stream of child.stdio) stream?.on('error', () => {});
   }
 
   /** One byte: first "you are in your cgroup", then, for an exec, "start it". */
   go(): void {
-    this.#writable(4).write('\0');
+    this.#program.write(CONMON_PIPES.start, '\0');
   }
 
   async attachable(): Promise<void> {
-    const lines = createInterface({ input: this.#readable(5) })[Symbol.asyncIterator]();
+    const lines = createInterface({ input: this.#program.output(CONMON_PIPES.attach) })[Symbol.asyncIterator]();
     const { done } = await lines.next();
     if (done === true) throw this.#failure('start', this.#stderr);
   }
@@ -92,13 +86,12 @@ export class Conmon {
 
   /** Lets go: conmon goes on without us. */
   release(): void {
-    for (const stream of this.#child.stdio) stream?.destroy();
-    this.#child.unref();
+    this.#program.release();
   }
 
   /** Ends a conmon that has not started anything yet; one that has is ended by deleting its container. */
   abandon(): void {
-    this.#child.kill('SIGKILL');
+    this.#program.kill(SIGKILL);
     this.release();
   }
 
@@ -109,22 +102,6 @@ export class Conmon {
 
   #failure(verb: string, words: string): AppError {
     return runtimeFailure(verb, this.#id, words);
-  }
-
-  #readable(fd: 2 | 3 | 5): Readable {
-    const stream = this.#pipe(fd);
-    if (stream !== undefined && 'read' in stream) return stream;
-    throw new AppError('unavailable', `cannot hear conmon: it has no pipe ${fd}`);
-  }
-
-  #writable(fd: 4): Writable {
-    const stream = this.#pipe(fd);
-    if (stream !== undefined && 'write' in stream) return stream;
-    throw new AppError('unavailable', `cannot talk to conmon: it has no pipe ${fd}`);
-  }
-
-  #pipe(fd: number): Readable | Writable | undefined {
-    return Array.from(this.#child.stdio)[fd] ?? undefined;
   }
 }
 

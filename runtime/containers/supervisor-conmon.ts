@@ -11,7 +11,6 @@
  * Each exit directory belongs to one container or exec: a shared one would let an exec overwrite a container's code.
  * https://github.com/containers/conmon/blob/v2.1.6/docs/conmon.8.md
  */
-import { spawn } from 'node:child_process';
 import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isKind, messageOf } from '../../shared/errors.ts';
@@ -19,9 +18,10 @@ import type { Log } from '../../shared/log.ts';
 import type { Cancelable } from '../../shared/streams.ts';
 import type { Cgroups } from '../kernel/cgroups.ts';
 import { PROGRAM_PATH } from '../kernel/command.ts';
+import type { Launcher } from '../kernel/launcher.ts';
 import type { OciRuntime } from '../kernel/oci-runtime.ts';
 import { filesOf, isConmon, makeFresh, type RunFiles, readExit, readNumber } from './conmon-files.ts';
-import { Conmon, commonArgs } from './conmon-process.ts';
+import { CONMON_PIPES, Conmon, commonArgs } from './conmon-process.ts';
 import { connectStdin, control, createBrake } from './conmon-streams.ts';
 import { ConmonWatch } from './conmon-watch.ts';
 import type {
@@ -37,6 +37,7 @@ import type {
 export interface ConmonOptions {
   /** Its program must be an absolute path: conmon searches nothing. */
   readonly runtime: OciRuntime;
+  readonly launcher: Pick<Launcher, 'start'>;
   readonly cgroups: Cgroups;
   /** Where conmons live: `<parent>/monitors`. Containers' cgroups are `<parent>/<id>`. */
   readonly cgroupParent: string;
@@ -273,24 +274,23 @@ class ConmonSupervisor implements ContainerSupervisor {
 
   async #spawn(request: SpawnRequest): Promise<Conmon> {
     const { conmon = 'conmon' } = this.#options;
-    const child = spawn(conmon, request.args, {
-      // 3: conmon tells the pid. 4: conmon waits for a byte. 5: conmon tells that its attach socket is open.
-      stdio: ['ignore', 'ignore', 'pipe', 'pipe', 'pipe', request.waitForAttach === true ? 'pipe' : 'ignore'],
+    const { words, reports, start, attach } = CONMON_PIPES;
+    const program = await this.#options.launcher.start(conmon, request.args, {
+      outputs: [words, reports, ...(request.waitForAttach === true ? [attach] : [])],
+      inputs: [start],
       env: {
         PATH: PROGRAM_PATH,
         TZ: 'UTC',
         ...this.#options.runtime.env,
-        _OCI_SYNCPIPE: '3',
-        _OCI_STARTPIPE: '4',
-        ...(request.waitForAttach === true ? { _OCI_ATTACHPIPE: '5' } : {}),
+        _OCI_SYNCPIPE: String(reports),
+        _OCI_STARTPIPE: String(start),
+        ...(request.waitForAttach === true ? { _OCI_ATTACHPIPE: String(attach) } : {}),
       },
-      detached: true,
       cwd: request.bundle,
     });
-    const conmonProcess = new Conmon(request.id, child);
+    const conmonProcess = new Conmon(request.id, program);
     try {
-      await conmonProcess.spawned;
-      await this.#moveMonitor(child.pid ?? 0).catch((error) => Promise.reject(conmonProcess.lastWords() ?? error));
+      await this.#moveMonitor(program.pid).catch((error) => Promise.reject(conmonProcess.lastWords() ?? error));
       await request.ready;
       conmonProcess.go();
       if (request.waitForAttach === true) await conmonProcess.attachable();

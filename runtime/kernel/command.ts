@@ -11,8 +11,8 @@ import type { Cancelable } from '../../shared/streams.ts';
 
 /** Where distributions put the programs that we need. */
 export const PROGRAM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
-const OUTPUT_MAX_BYTES = 16 * 1024 * 1024;
-const TIMEOUT_MS = 60_000;
+export const OUTPUT_MAX_BYTES = 16 * 1024 * 1024;
+export const TIMEOUT_MS = 60_000;
 const STDERR_KEPT_CHARACTERS = 4096;
 
 export interface CommandOptions {
@@ -37,6 +37,9 @@ export interface CommandResult {
  * A program that ends with any exit code is a result, not an error.
  * @throws AppError 'unsupported' if it is not installed, 'timeout', 'too-large' when it talks too much
  */
+export type RunCommand = (program: string, args: readonly string[], options?: CommandOptions) => Promise<CommandResult>;
+
+/** By a fork of this process, which takes the longer the more memory it holds; launcher.ts has another way. */
 export function runCommand(
   program: string,
   args: readonly string[],
@@ -69,7 +72,7 @@ export function runCommand(
   });
 }
 
-function failureOf(
+export function failureOf(
   program: string,
   cause: Error,
   { timedOut, cwd }: { readonly timedOut: boolean; readonly cwd: string | undefined },

@@ -5,7 +5,7 @@
  */
 import { readdir } from 'node:fs/promises';
 import { AppError, hasCode } from '../../shared/errors.ts';
-import { type CommandResult, runCommand } from './command.ts';
+import { type CommandResult, type RunCommand, runCommand } from './command.ts';
 
 /** Where ip(8) keeps the namespaces that have names. */
 const NETNS_DIRECTORY = '/run/netns';
@@ -31,9 +31,14 @@ export interface Links {
   namespacePath(name: string): string;
 }
 
-export function createLinks(program = 'ip'): Links {
+export interface LinksOptions {
+  readonly program?: string | undefined;
+  readonly run?: RunCommand;
+}
+
+export function createLinks({ program = 'ip', run = runCommand }: LinksOptions = {}): Links {
   const json = async (args: readonly string[]): Promise<readonly unknown[]> => {
-    const result = await runCommand(program, ['-json', ...args]);
+    const result = await run(program, ['-json', ...args]);
     if (result.exitCode !== 0) throw failure(`run ip ${args.join(' ')}`, result);
     const parsed: unknown = result.stdout.trim() === '' ? [] : JSON.parse(result.stdout);
     return Array.isArray(parsed) ? parsed : [];
@@ -42,13 +47,13 @@ export function createLinks(program = 'ip'): Links {
     async run(commands, { namespace } = {}) {
       if (commands.length === 0) return;
       const args = [...(namespace === undefined ? [] : ['-netns', namespace]), '-batch', '-'];
-      const result = await runCommand(program, args, { stdin: lines(commands) });
+      const result = await run(program, args, { stdin: lines(commands) });
       if (result.exitCode === 0) return;
       const number = Number(/Command failed -:(\d+)/.exec(result.stderr)?.[1] ?? 0);
       throw failure(`run "ip ${commands[number - 1] ?? '-batch'}"`, result);
     },
     async attempt(commands) {
-      if (commands.length > 0) await runCommand(program, ['-force', '-batch', '-'], { stdin: lines(commands) });
+      if (commands.length > 0) await run(program, ['-force', '-batch', '-'], { stdin: lines(commands) });
     },
     async list() {
       return (await json(['link', 'show'])).map((link) => ({

@@ -10,7 +10,7 @@
  */
 import { readFile } from 'node:fs/promises';
 import { AppError, isKind } from '../../shared/errors.ts';
-import { type CommandResult, runCommand } from './command.ts';
+import { type CommandResult, type RunCommand, runCommand } from './command.ts';
 
 /** One line of mountinfo, proc_pid_mountinfo(5). */
 export interface MountEntry {
@@ -118,46 +118,54 @@ while (my ($source, $target) = splice @fields, 0, 2) {
 export interface MountsOptions {
   /** Processor architecture, for the number of mount(2). */
   readonly architecture: NodeJS.Architecture;
+  readonly run?: RunCommand;
 }
 
-export function createMounts(options: MountsOptions): Mounts {
-  const syscall = MOUNT_SYSCALL[options.architecture];
+export function createMounts({ architecture, run = runCommand }: MountsOptions): Mounts {
+  const syscall = MOUNT_SYSCALL[architecture];
   let fileBacked = syscall !== undefined;
 
   return {
     async mountImages(images) {
       if (images.length === 0) return;
       if (fileBacked) {
-        const failures = await mountFileBacked(images, syscall ?? 0);
+        const failures = await mountFileBacked(run, images, syscall ?? 0);
         if (failures !== undefined && failures.length === 0) return;
-        await undoImages(images, failures ?? []);
+        await undoImages(run, images, failures ?? []);
         if (failures?.some(({ errno }) => errno !== ENOTBLK) === true) throw imageFailure(images, failures);
         fileBacked = false;
       }
-      await mountByLoop(images);
+      await mountByLoop(run, images);
     },
 
     async mountOverlay(overlay) {
       const data = overlayData(overlay);
-      const result = await mountCommand(['-t', 'overlay', '-o', data, 'overlay', overlay.target], overlay.cwd);
+      const result = await mountCommand(run, ['-t', 'overlay', '-o', data, 'overlay', overlay.target], overlay.cwd);
       if (result.exitCode === 0) return;
       throw mountFailure(`cannot mount overlay at ${JSON.stringify(overlay.target)}`, result);
     },
 
     async mountBind({ source, target, readOnly, inert }) {
       const options = ['bind', ...(readOnly === true ? ['ro'] : []), ...(inert === true ? INERT : [])];
-      const result = await mountCommand(['--no-canonicalize', '-o', options.join(','), source, target]);
+      const result = await mountCommand(run, ['--no-canonicalize', '-o', options.join(','), source, target]);
       if (result.exitCode !== 0) throw mountFailure(`cannot bind ${JSON.stringify(source)}`, result);
     },
 
     async mountDevice({ type, device, options: words, target }) {
-      const result = await mountCommand(['-t', type, ...(words === '' ? [] : ['-o', words]), '--', device, target]);
+      const result = await mountCommand(run, [
+        '-t',
+        type,
+        ...(words === '' ? [] : ['-o', words]),
+        '--',
+        device,
+        target,
+      ]);
       if (result.exitCode !== 0) throw mountFailure(`cannot mount ${JSON.stringify(device)}`, result);
     },
 
     async unmount(targets, { lazy = false } = {}) {
       if (targets.length === 0) return;
-      const result = await runCommand('umount', ['--', ...targets]);
+      const result = await run('umount', ['--', ...targets]);
       if (result.exitCode === 0) return;
       const busy = refusedBy(result.stderr, targets);
       if (busy.length === 0) return;
@@ -165,7 +173,7 @@ export function createMounts(options: MountsOptions): Mounts {
         throw new AppError('conflict', `cannot unmount ${JSON.stringify(busy[0])}: ${firstLine(result.stderr)}`, {
           detail: { busy },
         });
-      const detached = await runCommand('umount', ['--lazy', '--', ...busy]);
+      const detached = await run('umount', ['--lazy', '--', ...busy]);
       if (detached.exitCode !== 0 && refusedBy(detached.stderr, busy).length > 0)
         throw mountFailure(`cannot detach ${JSON.stringify(busy[0])}`, detached);
     },
@@ -248,13 +256,14 @@ interface ImageFailure {
 
 /** undefined = this host cannot do it (no perl). */
 async function mountFileBacked(
+  run: RunCommand,
   images: readonly ImageMount[],
   syscall: number,
 ): Promise<readonly ImageFailure[] | undefined> {
   const stdin = images.map(({ image, target }) => `${image}\0${target}\0`).join('');
   let result: CommandResult;
   try {
-    result = await runCommand('perl', ['-e', MOUNT_IMAGES, String(syscall)], { stdin });
+    result = await run('perl', ['-e', MOUNT_IMAGES, String(syscall)], { stdin });
   } catch (error) {
     if (isKind(error, 'unsupported')) return undefined;
     throw error;
@@ -267,10 +276,14 @@ async function mountFileBacked(
   return failures;
 }
 
-async function undoImages(images: readonly ImageMount[], failures: readonly ImageFailure[]): Promise<void> {
+async function undoImages(
+  run: RunCommand,
+  images: readonly ImageMount[],
+  failures: readonly ImageFailure[],
+): Promise<void> {
   const failed = new Set(failures.map(({ target }) => target));
   const mounted = images.map(({ target }) => target).filter((target) => !failed.has(target));
-  if (failures.length > 0 && mounted.length > 0) await runCommand('umount', ['--', ...mounted]);
+  if (failures.length > 0 && mounted.length > 0) await run('umount', ['--', ...mounted]);
 }
 
 function imageFailure(images: readonly ImageMount[], failures: readonly ImageFailure[]): AppError {
@@ -296,22 +309,22 @@ function imageFailure(images: readonly ImageMount[], failures: readonly ImageFai
 }
 
 /** One mount(8) each: only old kernels come here. */
-async function mountByLoop(images: readonly ImageMount[]): Promise<void> {
+async function mountByLoop(run: RunCommand, images: readonly ImageMount[]): Promise<void> {
   const mounted: string[] = [];
   for (const { image, target } of images) {
-    const result = await mountCommand(['-t', 'erofs', '-o', 'loop,ro,nosuid,nodev', image, target]);
+    const result = await mountCommand(run, ['-t', 'erofs', '-o', 'loop,ro,nosuid,nodev', image, target]);
     if (result.exitCode === 0) {
       mounted.push(target);
       continue;
     }
-    if (mounted.length > 0) await runCommand('umount', ['--', ...mounted]);
+    if (mounted.length > 0) await run('umount', ['--', ...mounted]);
     throw mountFailure(`cannot mount layer image ${JSON.stringify(image)}`, result);
   }
 }
 
-function mountCommand(args: readonly string[], cwd?: string): Promise<CommandResult> {
+function mountCommand(run: RunCommand, args: readonly string[], cwd?: string): Promise<CommandResult> {
   // util-linux 2.39 and later pass options one by one, each cut at 256 bytes: too little for four lower directories.
-  return runCommand('mount', args, { cwd, env: { LIBMOUNT_FORCE_MOUNT2: 'always' } });
+  return run('mount', args, { cwd, env: { LIBMOUNT_FORCE_MOUNT2: 'always' } });
 }
 
 /** Which targets umount(8) could not unmount; "not mounted" is what we wanted. */

@@ -1,7 +1,7 @@
 /** nftables by nft(8): whole transactions, each done completely or not at all; and word of those that others make. */
 import { createInterface } from 'node:readline';
 import { AppError } from '../../shared/errors.ts';
-import { openCommand, runCommand } from './command.ts';
+import { openCommand, type RunCommand, runCommand } from './command.ts';
 
 export interface Nft {
   /** One transaction, in the network namespace at a path if one is given. @throws AppError 'unavailable' with nft's words; nothing is changed then */
@@ -21,11 +21,16 @@ export interface Nft {
 /** Word of a transaction comes within this time after it, if it comes. */
 const WORD_MS = 1000;
 
-export function createNft(program = 'nft'): Nft {
+export interface NftOptions {
+  readonly program?: string | undefined;
+  readonly run?: RunCommand;
+}
+
+export function createNft({ program = 'nft', run = runCommand }: NftOptions = {}): Nft {
   /** Transactions of ours that nobody has been told of yet. Counted, since nft calls processes by the numbers that the host has for them. */
   const untold = new Set<symbol>();
   const list = async (args: readonly string[]): Promise<string | undefined> => {
-    const result = await runCommand(program, args);
+    const result = await run(program, args);
     if (result.exitCode === 0) return result.stdout;
     if (/No such file or directory/.test(result.stderr)) return undefined;
     throw new AppError('unavailable', `cannot list nftables: ${result.stderr.trim().split('\n')[0] ?? ''}`);
@@ -35,7 +40,7 @@ export function createNft(program = 'nft'): Nft {
       const [command, ...args] = namespace === undefined ? [program] : ['nsenter', `--net=${namespace}`, program];
       const transaction = Symbol();
       if (namespace === undefined) untold.add(transaction);
-      const result = await runCommand(command, [...args, '-f', '-'], { stdin: ruleset }).finally(() => {
+      const result = await run(command, [...args, '-f', '-'], { stdin: ruleset }).finally(() => {
         setTimeout(() => untold.delete(transaction), WORD_MS).unref();
       });
       if (result.exitCode === 0) return;

@@ -6,7 +6,7 @@
 import { rm, writeFile } from 'node:fs/promises';
 import { z } from 'zod';
 import { AppError, type ErrorKind } from '../../shared/errors.ts';
-import { type CommandResult, runCommand } from './command.ts';
+import { type CommandResult, type RunCommand, runCommand } from './command.ts';
 
 export type RuntimeName = 'crun' | 'runc';
 
@@ -52,6 +52,7 @@ export interface OciRuntimeOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** Where it keeps its state; on a filesystem that a reboot empties. */
   readonly root: string;
+  readonly run?: RunCommand;
   /** Told of every call, for the log. */
   readonly onCall?: (call: { readonly verb: string; readonly id: string; readonly durationMs: number }) => void;
 }
@@ -67,10 +68,17 @@ const stateSchema = z.looseObject({
 });
 const featuresSchema = z.looseObject({ linux: z.looseObject({ namespaces: z.array(z.string()).nullish() }).nullish() });
 
-export function createOciRuntime({ name, program = name, env = {}, root, onCall }: OciRuntimeOptions): OciRuntime {
+export function createOciRuntime({
+  name,
+  program = name,
+  env = {},
+  root,
+  onCall,
+  run = runCommand,
+}: OciRuntimeOptions): OciRuntime {
   const globalArgs = ['--root', root, '--log-format', 'json'];
   const call = async (verb: string, id: string, args: readonly string[]): Promise<CommandResult> => {
-    const result = await runCommand(program, [...globalArgs, verb, ...args], { env });
+    const result = await run(program, [...globalArgs, verb, ...args], { env });
     onCall?.({ verb, id, durationMs: result.durationMs });
     return result;
   };
