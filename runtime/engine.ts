@@ -287,7 +287,6 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   const cgroupParent = `/berth_${tag}`;
   const supervisor = createConmonSupervisor({
     runtime,
-    launcher,
     cgroups,
     cgroupParent,
     runDirectory: join(runDir, 'containers'),

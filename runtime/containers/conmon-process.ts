@@ -95,11 +95,6 @@ export class Conmon {
     this.release();
   }
 
-  /** What it complained about, if it did. */
-  lastWords(): AppError | undefined {
-    return this.#stderr === '' ? undefined : this.#failure('start the monitor of', this.#stderr);
-  }
-
   #failure(verb: string, words: string): AppError {
     return runtimeFailure(verb, this.#id, words);
   }

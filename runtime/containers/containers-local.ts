@@ -226,7 +226,7 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
       clearInterval(trimTimer);
       health.close();
       for (const container of table) container.close();
-      ports.supervisor.close();
+      await ports.supervisor.close();
     },
     async logBytes() {
       const sizes = await Promise.all([...table].map((container) => container.output.diskBytes()));

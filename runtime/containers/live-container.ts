@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { AppError, isKind, messageOf } from '../../shared/errors.ts';
 import { parseSignal } from '../../shared/signals.ts';
 import type { Cancelable } from '../../shared/streams.ts';
-import { type ContainerRecord, endedOf, exitCodeOf, isAlive } from './container.ts';
+import { type ContainerRecord, endedOf, exitCodeOf, isAlive, transition } from './container.ts';
 import { type BundlePorts, ContainerBundle } from './container-bundle.ts';
 import { ContainerFiles, type OpenFiles } from './container-files.ts';
 import { ContainerNetwork } from './container-network.ts';
@@ -415,14 +415,19 @@ export class LiveContainer {
     const { code: exitCode, oomKilled, finishedAt: at } = exit;
     const startedAt = isAlive(this.record.state) ? this.record.state.startedAt : at;
     const isRestarted = wantsRestart(hostConfig.RestartPolicy, { ...this.#lastRun(), exitCode });
-    const stored = this.#kept.apply({ type: isRestarted ? 'restarting' : 'exited', exitCode, oomKilled, at });
+    const ended = { type: isRestarted ? 'restarting' : 'exited', exitCode, oomKilled, at } as const;
+    // Whose row goes at once is not stored first: until it is gone, a crash finds the end in what the run has left.
+    const goesNow = !isRestarted && hostConfig.AutoRemove && this.#turns.areIdle;
+    const gone = Promise.withResolvers<void>();
+    const stored = goesNow ? gone.promise : this.#kept.apply(ended);
+    if (goesNow) this.#kept.patch({ state: transition(this.record.state, ended) });
     if (oomKilled) this.publish('oom');
     const ranMs = Math.max(0, at.getTime() - startedAt.getTime());
     this.publish('die', { exitCode: String(exitCode), execDuration: String(Math.floor(ranMs / 1000)) });
     this.#runs.end(supervised, { stored, keepNetwork: isRestarted });
     this.#waiters.resolve('next-exit', ...(isRestarted ? [] : ['not-running' as const]));
     if (isRestarted) this.#scheduleRestart(ranMs);
-    else if (hostConfig.AutoRemove) await this.#removeItself();
+    else if (hostConfig.AutoRemove) await this.#removeItself(gone.resolve);
   }
 
   #lastRun(): { readonly exitCode: number; readonly restartCount: number; readonly stoppedByUser: boolean } {
@@ -511,11 +516,15 @@ export class LiveContainer {
   }
 
   /** --rm: the row first, so that name and answer need not wait for what is put away after it. */
-  #removeItself(): Promise<void> {
+  #removeItself(onForgotten: () => void = () => {}): Promise<void> {
     return this.#turns
       .takeAlways(async () => {
-        if (this.#turns.areOver || isAlive(this.record.state)) return;
-        await this.#forget();
+        try {
+          if (this.#turns.areOver || isAlive(this.record.state)) return;
+          await this.#forget();
+        } finally {
+          onForgotten();
+        }
         await this.#files.delete();
         await this.#removeVolumes();
         this.#collectLayers();

@@ -13,12 +13,12 @@
  */
 import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { isKind, messageOf } from '../../shared/errors.ts';
+import { messageOf } from '../../shared/errors.ts';
 import type { Log } from '../../shared/log.ts';
 import type { Cancelable } from '../../shared/streams.ts';
 import type { Cgroups } from '../kernel/cgroups.ts';
 import { PROGRAM_PATH } from '../kernel/command.ts';
-import type { Launcher } from '../kernel/launcher.ts';
+import { createLauncher } from '../kernel/launcher.ts';
 import type { OciRuntime } from '../kernel/oci-runtime.ts';
 import { filesOf, isConmon, makeFresh, type RunFiles, readExit, readNumber } from './conmon-files.ts';
 import { CONMON_PIPES, Conmon, commonArgs } from './conmon-process.ts';
@@ -37,7 +37,6 @@ import type {
 export interface ConmonOptions {
   /** Its program must be an absolute path: conmon searches nothing. */
   readonly runtime: OciRuntime;
-  readonly launcher: Pick<Launcher, 'start'>;
   readonly cgroups: Cgroups;
   /** Where conmons live: `<parent>/monitors`. Containers' cgroups are `<parent>/<id>`. */
   readonly cgroupParent: string;
@@ -63,7 +62,8 @@ class ConmonSupervisor implements ContainerSupervisor {
   readonly #options: ConmonOptions;
   readonly #watched = new Set<ConmonWatch>();
   readonly #liveness: NodeJS.Timeout;
-  #hasMonitorCgroup = false;
+  /** Of conmons: in their cgroup, so that none has to be moved there, which takes the kernel long. */
+  readonly #launcher = createLauncher({ prepare: (pid) => this.#moveMonitor(pid) });
 
   constructor(options: ConmonOptions) {
     this.#options = options;
@@ -211,9 +211,10 @@ class ConmonSupervisor implements ContainerSupervisor {
     }
   }
 
-  close(): void {
+  async close(): Promise<void> {
     clearInterval(this.#liveness);
     for (const watched of this.#watched) watched.stop();
+    await this.#launcher[Symbol.asyncDispose]();
   }
 
   #supervise(
@@ -259,23 +260,14 @@ class ConmonSupervisor implements ContainerSupervisor {
   async #moveMonitor(pid: number): Promise<void> {
     const { cgroups, cgroupParent } = this.#options;
     const cgroup = `${cgroupParent}/${MONITORS}`;
-    if (this.#hasMonitorCgroup) {
-      try {
-        return await cgroups.add(cgroup, pid);
-      } catch (error) {
-        // Others of the host remove empty cgroups, too.
-        if (!isKind(error, 'unavailable')) throw error;
-      }
-    }
     await cgroups.create(cgroup);
-    this.#hasMonitorCgroup = true;
     await cgroups.add(cgroup, pid);
   }
 
   async #spawn(request: SpawnRequest): Promise<Conmon> {
     const { conmon = 'conmon' } = this.#options;
     const { words, reports, start, attach } = CONMON_PIPES;
-    const program = await this.#options.launcher.start(conmon, request.args, {
+    const program = await this.#launcher.start(conmon, request.args, {
       outputs: [words, reports, ...(request.waitForAttach === true ? [attach] : [])],
       inputs: [start],
       env: {
@@ -290,7 +282,6 @@ class ConmonSupervisor implements ContainerSupervisor {
     });
     const conmonProcess = new Conmon(request.id, program);
     try {
-      await this.#moveMonitor(program.pid).catch((error) => Promise.reject(conmonProcess.lastWords() ?? error));
       await request.ready;
       conmonProcess.go();
       if (request.waitForAttach === true) await conmonProcess.attachable();

@@ -100,5 +100,5 @@ export interface ContainerSupervisor {
   /** Removes traces (runtime state, cgroups, processes by id) of containers that are not in valid. */
   sweep(valid: ReadonlySet<string>): Promise<void>;
   /** Stops watching; what runs goes on running. */
-  close(): void;
+  close(): Promise<void>;
 }

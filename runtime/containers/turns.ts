@@ -2,6 +2,7 @@
 export class Turns {
   readonly #gone: () => Error;
   #last: Promise<unknown> = Promise.resolve();
+  #waiting = 0;
   #areOver = false;
 
   /** `gone` is what is told to those who come too late. */
@@ -13,9 +14,17 @@ export class Turns {
     return this.#areOver;
   }
 
+  /** Nobody has a turn, or waits for one. */
+  get areIdle(): boolean {
+    return this.#waiting === 0;
+  }
+
   /** Does it when all before it is done, whether that went well or not; also when the turns are over. */
   takeAlways<T>(work: () => Promise<T>): Promise<T> {
-    const turn = this.#last.then(work);
+    this.#waiting += 1;
+    const turn = this.#last.then(work).finally(() => {
+      this.#waiting -= 1;
+    });
     this.#last = turn.catch(() => {});
     return turn;
   }

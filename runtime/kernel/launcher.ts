@@ -63,11 +63,21 @@ interface Caller {
 
 type Helper = ChildProcessByStdio<Writable, Readable, null>;
 
-/** `perl`: for tests. */
-export function createLauncher({ perl = 'perl' }: { readonly perl?: string } = {}): Launcher {
+export interface LauncherOptions {
+  /**
+   * Done to the launcher's process before it starts anything, so that what it starts inherits it; where there is no
+   * launcher, to each program that `start` starts.
+   */
+  readonly prepare?: (pid: number) => Promise<void>;
+  /** For tests. */
+  readonly perl?: string;
+}
+
+export function createLauncher({ prepare = async () => {}, perl = 'perl' }: LauncherOptions = {}): Launcher {
   const callers = new Map<number, Caller>();
   let lastNumber = 0;
   let helper: Helper | undefined;
+  let obtaining: Promise<Helper | undefined> | undefined;
   let isMissing = false;
 
   const lose = (lost: Helper): void => {
@@ -81,6 +91,13 @@ export function createLauncher({ perl = 'perl' }: { readonly perl?: string } = {
   /** undefined = there is no perl. */
   const obtain = async (): Promise<Helper | undefined> => {
     if (helper !== undefined || isMissing) return helper;
+    obtaining ??= begin().finally(() => {
+      obtaining = undefined;
+    });
+    return await obtaining;
+  };
+
+  const begin = async (): Promise<Helper | undefined> => {
     const child = spawn(perl, [join(import.meta.dirname, 'launcher.pl')], {
       stdio: ['pipe', 'pipe', 'inherit'],
       env: { PATH: PROGRAM_PATH, LC_ALL: 'C' },
@@ -89,6 +106,12 @@ export function createLauncher({ perl = 'perl' }: { readonly perl?: string } = {
       await new Promise((resolve) => child.once('error', resolve));
       isMissing = true;
       return undefined;
+    }
+    try {
+      await prepare(child.pid);
+    } catch (error) {
+      child.kill('SIGKILL');
+      throw error;
     }
     helper = child;
     child.once('error', () => lose(child));
@@ -162,7 +185,11 @@ export function createLauncher({ perl = 'perl' }: { readonly perl?: string } = {
 
   const start: Launcher['start'] = async (program, args, options) => {
     const child = await obtain();
-    if (child === undefined) return startByFork(program, args, options);
+    if (child === undefined) {
+      const started = await startByFork(program, args, options);
+      await prepare(started.pid);
+      return started;
+    }
     const { cwd, env, outputs, inputs } = options;
     const descriptors = [...outputs.map((fd) => `${fd}o`), ...inputs.map((fd) => `${fd}i`)].join(' ');
     const fields = [cwd, joinedEnv(env), joined([program, ...args]), descriptors, ''];

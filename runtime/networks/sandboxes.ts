@@ -1,8 +1,8 @@
 /**
  * The sandboxes of containers: a network namespace each, its endpoints and its published ports.
  *
- * Order, so that a crash leaves nothing unknown: the row first, then what it names; on the way back the kernel first,
- * the row last, so that an address is free only when nobody can use it any more.
+ * Order: nothing runs before the row is stored; what a crash leaves without one carries the engine's mark and is swept.
+ * On the way back the kernel first, the row last, so that an address is free only when nobody can use it any more.
  */
 import { AppError, isKind } from '../../shared/errors.ts';
 import type { Log } from '../../shared/log.ts';
@@ -163,9 +163,12 @@ export function createSandboxes(topology: Topology, options: SandboxesOptions): 
   /** Rules and names are written while interfaces are made, and those while a runtime joins. */
   const make = (sandbox: Sandbox, wishes: ReadonlyMap<string, EndpointWish>): void => {
     const { stored } = sandbox;
-    const kept = store.putSandbox(stored);
-    sandbox.joinable = kept.then(() => makeNamespace(stored));
-    const complete = [sandbox.joinable.then(() => configure(stored, wishes)), kept.then(() => host.write())];
+    sandbox.joinable = makeNamespace(stored);
+    // A runtime joins as soon as it can; the rest is done while it creates the container.
+    const complete = [
+      store.putSandbox(stored),
+      sandbox.joinable.then(() => Promise.all([configure(stored, wishes), host.write()])),
+    ];
     // Both are over when it fails: whoever takes it back then finds nothing still being made.
     sandbox.ready = Promise.allSettled(complete).then(async () => {
       await Promise.all(complete);

@@ -4,7 +4,6 @@ import { join } from 'node:path';
 import type { ContainerSupervisor } from '../../runtime/containers/supervisor.ts';
 import { createConmonSupervisor } from '../../runtime/containers/supervisor-conmon.ts';
 import { type Cgroups, cgroupLayout, createCgroups } from '../../runtime/kernel/cgroups.ts';
-import { createLauncher } from '../../runtime/kernel/launcher.ts';
 import { createMounts } from '../../runtime/kernel/mount.ts';
 import { createOciRuntime, type OciRuntime } from '../../runtime/kernel/oci-runtime.ts';
 import { createSilentLog } from '../../shared/log.ts';
@@ -55,7 +54,6 @@ export async function busyboxHost(host: TestHost): Promise<BusyboxHost> {
   host.owns(`berth_${tag}`);
   const runtime = createOciRuntime({ name: 'crun', program: '/usr/bin/crun', root: join(host.runDir, 'crun') });
   const cgroups = createCgroups(cgroupLayout(await createMounts({ architecture: process.arch }).list()));
-  const launcher = createLauncher();
   return {
     runtime,
     cgroups,
@@ -65,7 +63,6 @@ export async function busyboxHost(host: TestHost): Promise<BusyboxHost> {
     supervisor: (program = '/usr/bin/crun') =>
       createConmonSupervisor({
         runtime: createOciRuntime({ name: 'crun', program, root: join(host.runDir, 'crun') }),
-        launcher,
         cgroups,
         cgroupParent,
         runDirectory: join(host.runDir, 'containers'),

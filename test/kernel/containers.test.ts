@@ -52,7 +52,7 @@ async function withPlace(work: (place: Place) => Promise<void>): Promise<void> {
     for (const each of open) await each.kill();
     const supervisor = busybox.supervisor();
     await supervisor.sweep(new Set());
-    supervisor.close();
+    await supervisor.close();
     await busybox.cgroups.kill(busybox.cgroupParent);
     await busybox.cgroups.remove(busybox.cgroupParent);
   }

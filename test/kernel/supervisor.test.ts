@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { rm, writeFile } from 'node:fs/promises';
+import { readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -27,7 +27,7 @@ async function withHost(work: (run: Run) => Promise<void>): Promise<void> {
     await work({ host, busybox, supervisor });
   } finally {
     await supervisor.sweep(new Set());
-    supervisor.close();
+    await supervisor.close();
     await busybox.cgroups.remove(busybox.cgroupParent);
   }
 }
@@ -42,6 +42,21 @@ async function launch(
   const log = await openContainerLog(join(host.root, 'output', id), LIMITS);
   const container = await supervisor.launch({ id, bundle, logPath: log.path, terminal, stdin });
   return { container, log, bundle };
+}
+
+/** Names of the processes below the engine's cgroup. */
+async function namesIn({ busybox }: Run, cgroup: string): Promise<readonly string[]> {
+  return Promise.all((await busybox.cgroups.processes(`${busybox.cgroupParent}${cgroup}`)).map(nameOf));
+}
+
+async function pidIn({ busybox }: Run, name: string): Promise<number> {
+  for (const pid of await busybox.cgroups.processes(`${busybox.cgroupParent}/monitors`))
+    if ((await nameOf(pid)) === name) return pid;
+  throw new Error(`no ${name} is there`);
+}
+
+async function nameOf(pid: number): Promise<string> {
+  return (await readFile(`/proc/${pid}/comm`, 'utf8')).trim();
 }
 
 async function collect(chunks: AsyncIterable<OutputChunk>, stream?: 'stdout' | 'stderr'): Promise<Buffer> {
@@ -76,7 +91,7 @@ it('leaves nothing behind when a command cannot run, and says why', () =>
   withHost(async (run) => {
     await expect(launch(run, 'c1', { args: ['/no/such'] })).rejects.toMatchObject({ kind: 'invalid' });
     expect(await run.busybox.runtime.list()).toEqual([]);
-    expect(await run.busybox.cgroups.processes(run.busybox.cgroupParent)).toEqual([]);
+    expect(await namesIn(run, '')).toEqual(['perl']);
   }));
 
 it('passes 100 MB through stdin with equal digests and ends it', () =>
@@ -134,7 +149,7 @@ it('finds a running container again after the engine was killed', () =>
     const script = 'i=0; while [ $i -lt 40 ]; do echo $i; i=$((i+1)); sleep 0.02; done; exit 5';
     const { container, log, bundle } = await launch(run, 'c1', { args: ['sh', '-c', script] });
     await container.start();
-    run.supervisor.close();
+    await run.supervisor.close();
 
     const second = run.busybox.supervisor();
     const request = { id: 'c1', bundle, logPath: log.path, terminal: false, stdin: 'none' } as const;
@@ -157,42 +172,42 @@ it('finds a running container again after the engine was killed', () =>
     expect((await ended?.supervised.exited)?.code).toBe(5);
     await ended?.supervised.delete();
     expect(await third.adopt(request)).toBeUndefined();
-    second.close();
-    third.close();
+    await second.close();
+    await third.close();
   }));
 
 it('undoes a create that was never started', () =>
   withHost(async (run) => {
     const { log, bundle } = await launch(run, 'c1', { args: ['sleep', '100'] });
-    run.supervisor.close();
+    await run.supervisor.close();
     const second = run.busybox.supervisor();
     const request = { id: 'c1', bundle, logPath: log.path, terminal: false, stdin: 'none' } as const;
     expect(await second.adopt(request)).toBeUndefined();
     expect(await run.busybox.runtime.list()).toEqual([]);
-    second.close();
+    await second.close();
   }));
 
 it('notices that a monitor was killed', () =>
   withHost(async (run) => {
     const { container, log, bundle } = await launch(run, 'c1', { args: ['sleep', '100'] });
     await container.start();
-    const monitors = await run.busybox.cgroups.processes(`${run.busybox.cgroupParent}/monitors`);
-    expect(monitors).toHaveLength(1);
-    process.kill(monitors[0] ?? 0, 'SIGKILL');
+    expect((await namesIn(run, '/monitors')).toSorted()).toEqual(['conmon', 'perl']);
+    process.kill(await pidIn(run, 'conmon'), 'SIGKILL');
     const second = run.busybox.supervisor();
     const adopted = await second.adopt({ id: 'c1', bundle, logPath: log.path, terminal: false, stdin: 'none' });
     expect((await adopted?.supervised.exited)?.code).toBe(137);
     await adopted?.supervised.delete();
-    second.close();
+    await second.close();
   }));
 
-it('makes the cgroup of the monitors anew when the host has removed it', () =>
+it('makes the cgroup of the monitors anew when their launcher has died and the host has removed it', () =>
   withHost(async (run) => {
     const { busybox } = run;
     const first = await launch(run, 'c1', { args: ['true'] });
     await first.container.start();
     await first.container.exited;
     await first.container.delete();
+    process.kill(await pidIn(run, 'perl'), 'SIGKILL');
     await vi.waitFor(() => busybox.cgroups.remove(`${busybox.cgroupParent}/monitors`), 5000);
     const second = await launch(run, 'c2', { args: ['true'] });
     await second.container.start();
@@ -276,7 +291,7 @@ it('creates once more when the runtime lost its first process, and does not when
       try {
         return await supervisor.launch({ id: 'c1', bundle, logPath: log.path, terminal: false, stdin: 'none' });
       } finally {
-        supervisor.close();
+        await supervisor.close();
       }
     };
     await (await start('sync socket: Connection reset by peer')).delete();
