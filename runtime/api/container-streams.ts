@@ -18,6 +18,8 @@ import { copyOutput, hijack, serveAttachment, serveWebSocket, streamType } from 
 import { startChunked } from './progress.ts';
 
 const STATS_INTERVAL_MS = 1000;
+/** Between the two samples of one answer, which somebody waits for: 50 ticks of the counters on each processor. */
+const STATS_PAIR_MS = 500;
 /** API version from which `wait` has conditions. */
 const CONDITIONS_SINCE = 30;
 
@@ -106,7 +108,7 @@ async function oneStats(ctx: ApiContext, engine: Engine, options: { name: string
   let before: StatsSample | undefined;
   if (options.compared) {
     before = await engine.containers.stats(record.id);
-    if (before !== undefined) await delay(STATS_INTERVAL_MS, undefined, { signal: disconnectSignal(ctx) });
+    if (before !== undefined) await delay(STATS_PAIR_MS, undefined, { signal: disconnectSignal(ctx) });
   }
   const sample = await engine.containers.stats(record.id);
   sendJson(ctx, sample === undefined ? restingStats(record) : statsJson(record, sample, before));
