@@ -93,10 +93,16 @@ export async function openNetworks(options: NetworksOptions): Promise<LocalNetwo
     }
   };
 
+  /** What has ended is no member any more, though its place is still being taken back. */
+  const endings = async (): Promise<void> => {
+    await Promise.allSettled([...topology.sandboxes.values()].map(({ closing }) => closing));
+  };
+
   const remove = async (name: string): Promise<void> => {
     const network = topology.find(name);
     if (isPredefined(network))
       throw new AppError('denied', `${network.name} is a pre-defined network and cannot be removed`);
+    await endings();
     const members = [...topology.membersOf(network.id).values()];
     if (members.length > 0)
       throw new AppError(
@@ -190,6 +196,7 @@ export async function openNetworks(options: NetworksOptions): Promise<LocalNetwo
     remove,
     async prune({ filters = {}, used }) {
       const removed: string[] = [];
+      await endings();
       for (const details of topology.details()) {
         const { record, members } = details;
         if (isPredefined(record) || members.size > 0 || used.has(record.name) || used.has(record.id)) continue;

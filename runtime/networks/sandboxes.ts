@@ -212,6 +212,15 @@ export function createSandboxes(topology: Topology, options: SandboxesOptions): 
   const close = async (containerId: string): Promise<void> => {
     const sandbox = sandboxes.get(containerId);
     if (sandbox === undefined) return;
+    sandbox.closing ??= takeBack(sandbox).catch((error) => {
+      delete sandbox.closing;
+      throw error;
+    });
+    await sandbox.closing;
+  };
+
+  const takeBack = async (sandbox: Sandbox): Promise<void> => {
+    const { containerId } = sandbox.stored;
     await sandbox.ready.catch(() => {});
     const { stored } = sandbox;
     await release(sandbox.held);

@@ -15,6 +15,8 @@ export interface Sandbox {
   /** See OpenSandbox. */
   joinable: Promise<void>;
   ready: Promise<void>;
+  /** It is being taken back. */
+  closing?: Promise<void>;
 }
 
 export class Topology {
