@@ -218,6 +218,8 @@ export async function discardContent(ports: ImagePorts, { layers, blobs }: Cache
 
 /** Nothing else is looked at: blobs and the layers of unfinished pulls wait for their next try. */
 export async function collectLayers(ports: ImagePorts, layers: readonly LayerId[]): Promise<void> {
+  // A removal that still runs may just have found one of them mounted; until it ends nobody else can take it.
+  await ports.erasures.settled();
   const erasure = await erase(ports, (choose) =>
     ports.store.collect(layers, (unnamed) => choose({ ...unnamed, blobs: [] })),
   );

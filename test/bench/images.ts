@@ -3,8 +3,9 @@
  * pull starts from an engine that has nothing of the image.
  */
 import { randomBytes } from 'node:crypto';
-import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { buildImage, buildLayer, busyboxLayer, debianImage, type Image, writeLayout } from '../fixtures/images.ts';
 import { type Place, startRegistry, succeed } from '../fixtures/programs.ts';
 import { type TarEntry, tarOf } from '../fixtures/tar.ts';
@@ -17,6 +18,8 @@ const FILES_PER_LAYER = 4_500;
 const SMALL_LAYERS = 59;
 const SHARING = 500;
 const LARGE_LAYER_BYTES = 2 ** 30;
+const GONE_MS = 60_000;
+const POLL_MS = 5;
 
 interface Engines {
   readonly ours: Engine;
@@ -49,18 +52,42 @@ interface Pulling {
   readonly runs: number;
 }
 
-/** A pull up to the end of the first container. What the removal after it took goes to `removals`. */
+/** A pull up to the end of the first container. What the removal took until its last byte was gone goes to `removals`. */
 function pulling(engine: Engine, image: string, removals: number[] = []): () => Promise<Sample> {
   return async () => {
+    const content = await contentOf(engine);
     const before = await cpuMsOf(engine.pid);
     const value = await milliseconds(async () => {
       await engine.docker('pull', '-q', image);
       await engine.docker('run', '--rm', '--network', 'none', image, 'true');
     });
     const cpuMs = (await cpuMsOf(engine.pid)) - before;
-    removals.push(await milliseconds(() => engine.docker('rmi', image)));
+    removals.push(
+      await milliseconds(async () => {
+        await engine.docker('rmi', image);
+        await untilGone(engine, content);
+      }),
+    );
     return { value, cpuMs };
   };
+}
+
+async function contentOf({ contentPaths }: Engine): Promise<ReadonlySet<string>> {
+  const entries = await Promise.all(
+    contentPaths.map(async (path) => (await readdir(path).catch(() => [])).map((name) => join(path, name))),
+  );
+  return new Set(entries.flat());
+}
+
+/** An engine may answer before it has deleted anything, and some layers may wait for the mounts of the last container. */
+async function untilGone(engine: Engine, before: ReadonlySet<string>): Promise<void> {
+  const deadline = performance.now() + GONE_MS;
+  for (;;) {
+    const left = (await contentOf(engine)).difference(before);
+    if (left.size === 0) return;
+    if (performance.now() > deadline) throw new Error(`${engine.name} has not deleted ${[...left].join(' ')}`);
+    await delay(POLL_MS);
+  }
 }
 
 async function pullRows(engines: Engines, { image, runs }: Pulling): Promise<readonly Row[]> {
@@ -81,7 +108,7 @@ async function pullRows(engines: Engines, { image, runs }: Pulling): Promise<rea
     await row('the same with layers as directories', { a: directories, b: docker, ratio: 0.9 }),
   ];
   const removal: Row = {
-    what: 'rmi of it',
+    what: 'rmi of it, to its last byte',
     unit: 'ms',
     ours: median(removals.ours),
     peer: { name: docker.name, value: median(removals.docker) },

@@ -11,6 +11,8 @@ export interface Engine extends AsyncDisposable {
   /** Its own server process; undefined for podman, which has none. */
   readonly pid: number | undefined;
   readonly socketPath: string | undefined;
+  /** Directories that hold what images are made of: an entry for each layer or blob. */
+  readonly contentPaths: readonly string[];
   /** Runs a command of the docker client, or of podman; it must succeed. Answers stdout. */
   docker(...args: readonly string[]): Promise<string>;
 }
@@ -24,7 +26,10 @@ export interface EngineOptions {
 
 export async function startBerthd(place: Place, options: EngineOptions = {}): Promise<Engine> {
   const engine = await startEngine(place, options);
-  return dockerEngine(place, { name: 'berthd', program: engine, host: engine.url });
+  const contentPaths = ['layers', 'layers/unpacked', 'content/blobs/sha256'].map((name) =>
+    join(engine.directory, name),
+  );
+  return dockerEngine(place, { name: 'berthd', program: engine, host: engine.url, contentPaths });
 }
 
 /** Where a peer runs: a command that starts others there, `nsenter` or `unshare` with arguments. */
@@ -52,20 +57,22 @@ export async function startDockerd(place: Place, { through = [] }: Elsewhere = {
       return asked.code === 0 ? started : undefined;
     },
   });
-  return dockerEngine(place, { name: 'dockerd', program, host });
+  return dockerEngine(place, { name: 'dockerd', program, host, contentPaths: [at('data/overlay2')] });
 }
 
 interface DockerHost {
   readonly name: string;
   readonly program: Program;
   readonly host: string;
+  readonly contentPaths: readonly string[];
 }
 
-function dockerEngine(place: Place, { name, program, host }: DockerHost): Engine {
+function dockerEngine(place: Place, { name, program, host, contentPaths }: DockerHost): Engine {
   return {
     name,
     pid: program.pid,
     socketPath: host.replace('unix://', ''),
+    contentPaths,
     docker: (...args) => succeed('docker', ['-H', host, ...args], { env: place.env, timeoutMs: LONG_MS }),
     [Symbol.asyncDispose]: () => program[Symbol.asyncDispose](),
   };
@@ -97,6 +104,7 @@ export async function openPodman(place: Place, registry: string, { through = [] 
     name: 'podman',
     pid: undefined,
     socketPath: undefined,
+    contentPaths: [],
     docker,
     async [Symbol.asyncDispose]() {
       await docker('rm', '--all', '--force', '--time', '0');

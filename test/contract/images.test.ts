@@ -9,6 +9,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { createOpenAccess } from '../../registry/access/open-access.ts';
 import type { PullEvent } from '../../runtime/images/progress.ts';
 import { type Digest, digestOf, hexOf } from '../../shared/digest.ts';
+import { AppError } from '../../shared/errors.ts';
 import { MEDIA_TYPES } from '../../shared/media-types.ts';
 import { type FixtureRegistry, startFixtureRegistry } from '../fixtures/fixture-registry.ts';
 import { buildImage, buildLayer, type Image, type ImageLayer } from '../fixtures/images.ts';
@@ -572,6 +573,26 @@ describe('rmi, prune and df', () => {
     expect(await bytesHere()).toMatchObject({ layers: 1 });
     expect((await rig.images.usage()).orphans).toMatchObject({ layers: 0, blobs: 0 });
     expect((await rig.images.resolve(kept)).chain).toEqual(chain.slice(0, 1));
+  });
+
+  it('gives back a layer that was still mounted when its image went', async () => {
+    const reference = await pulled('app', buildImage({ layers: [layer('a')] }));
+    const { chain } = await rig.images.resolve(reference);
+    const { remove } = rig.layers;
+    const mounted = Promise.withResolvers<boolean>();
+    const tried = Promise.withResolvers<void>();
+    rig.layers.remove = () => {
+      tried.resolve();
+      return mounted.promise;
+    };
+    await rig.images.remove(reference);
+    await tried.promise;
+    rig.layers.remove = remove;
+    // Its last container is put away while the removal still tries.
+    const collected = rig.images.collectLayers(chain);
+    mounted.reject(new AppError('conflict', 'it is mounted'));
+    await collected;
+    expect(await bytesHere()).toEqual(NOTHING);
   });
 
   it('prunes exactly the bytes that df and a dry run show', async () => {
