@@ -227,9 +227,11 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   const launcher = undo.use(createLauncher());
   const { run } = launcher;
   const mounts = createMounts({ architecture: facts.architecture, run });
-  const layers = undo.use(createLayerStore({ root, database, log, now, randomId, workers: facts.cpuCount }));
   // Copies are of use only where something can run.
   const unpack = layerBackend === 'directory' && obstacle === undefined;
+  const layers = undo.use(
+    createLayerStore({ root, database, log, now, randomId, workers: facts.cpuCount, keepsCached: unpack }),
+  );
   const snapshotter = undo.use(createOverlaySnapshotter({ root, layers, mounts, unpack }));
 
   const registries: RegistrySettings = {

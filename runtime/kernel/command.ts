@@ -134,7 +134,7 @@ export async function* streamCommand(
 
 /**
  * Runs a program that reads all of `input`, however much that is, and must end with success. It has ended, whatever
- * happens, when the call has.
+ * happens, when the call has. When the next piece is asked for, one larger than a pipe's buffer (64 KiB) is used up.
  * @throws AppError 'unsupported', 'unavailable' with its words; what input throws; an AbortError when cancelled
  */
 export async function feedCommand(

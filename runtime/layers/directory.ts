@@ -17,6 +17,8 @@ import { type DataRange, type FileNode, type LayerNode, walk } from './tree.ts';
 
 const OPAQUE = 'trusted.overlay.opaque';
 const BATCH_BYTES = 1 << 20;
+/** In blocks of 512: by default tar reads, and writes to files, 10 KiB at a time. */
+const RECORD_BLOCKS = 512;
 /** Holes are looked for in pieces of this size, in files that have at least one such piece. */
 const HOLE_BYTES = 1 << 16;
 const ZEROS = Buffer.alloc(HOLE_BYTES);
@@ -31,8 +33,8 @@ const PARTS_MAX = 50_000;
 export async function unpackImage(image: string, directory: string, { signal }: Cancelable = {}): Promise<void> {
   using opened = openErofs(image);
   const { blocks, size } = await stat(image);
-  const extract = ['--extract', '--file=-', `--directory=${directory}`, '--numeric-owner', '--same-owner'];
-  const exactly = ['--same-permissions', '--xattrs', '--xattrs-include=*'];
+  const extract = ['--extract', '--file=-', `--blocking-factor=${RECORD_BLOCKS}`, `--directory=${directory}`];
+  const exactly = ['--numeric-owner', '--same-owner', '--same-permissions', '--xattrs', '--xattrs-include=*'];
   try {
     await feedCommand(
       'tar',
@@ -52,24 +54,32 @@ interface Holes {
   readonly hasHoles: boolean;
 }
 
-/** Pieces are gathered: a pipe likes a few large ones. */
+/** What comes next in an archive: bytes, or those of a file. */
+type Piece = Buffer | { readonly file: FileNode; readonly part: DataRange };
+
+/** In large batches, each in the memory of the one before: files are read to where the pipe takes them from. */
 async function* archiveOf(image: ErofsImage, holes: Holes): AsyncGenerator<Buffer, void, undefined> {
-  let batch: Buffer[] = [];
-  let bytes = 0;
+  const batch = Buffer.allocUnsafeSlow(BATCH_BYTES);
+  let filled = 0;
   for await (const piece of piecesOf(image, holes)) {
-    // The reader uses its buffer again for the next piece.
-    batch.push(Buffer.from(piece));
-    bytes += piece.length;
-    if (bytes < BATCH_BYTES) continue;
-    yield Buffer.concat(batch, bytes);
-    batch = [];
-    bytes = 0;
-    await setImmediate();
+    const sizeBytes = Buffer.isBuffer(piece) ? piece.length : piece.part.sizeBytes;
+    for (let at = 0; at < sizeBytes; ) {
+      if (filled === batch.length) {
+        yield batch;
+        filled = 0;
+        await setImmediate();
+      }
+      const taken = Math.min(batch.length - filled, sizeBytes - at);
+      if (Buffer.isBuffer(piece)) piece.copy(batch, filled, at, at + taken);
+      else image.readInto(batch.subarray(filled, filled + taken), piece.file, piece.part.offset + at);
+      filled += taken;
+      at += taken;
+    }
   }
-  yield Buffer.concat(batch, bytes);
+  yield batch.subarray(0, filled);
 }
 
-async function* piecesOf(image: ErofsImage, { hasHoles }: Holes): AsyncGenerator<Buffer, void, undefined> {
+async function* piecesOf(image: ErofsImage, { hasHoles }: Holes): AsyncGenerator<Piece, void, undefined> {
   const { tree } = image;
   const paths = new Map<LayerNode, string>();
   for (const { path, node } of walk(tree)) {
@@ -83,13 +93,8 @@ async function* piecesOf(image: ErofsImage, { hasHoles }: Holes): AsyncGenerator
     if (first !== undefined) continue;
     paths.set(node, path);
     if (!isFile) continue;
-    if (parts === undefined) {
-      yield* image.read(node);
-      yield tarPadding(node.sizeBytes);
-      continue;
-    }
-    for (const part of parts) {
-      yield* image.read(node, part);
+    for (const part of parts ?? [{ offset: 0, sizeBytes: node.sizeBytes }]) {
+      yield { file: node, part };
       yield tarPadding(part.sizeBytes);
     }
   }

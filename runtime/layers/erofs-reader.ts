@@ -40,6 +40,8 @@ export interface ErofsImage extends Disposable {
   readonly tree: LayerTree;
   /** The bytes of a file, or of this part of it, in pieces of at most 1 MiB; each is valid until the next is asked for. */
   read(file: FileNode, part?: DataRange): Generator<Buffer, void, undefined>;
+  /** Fills `target` with the bytes of a file from `offset` on, which must be there. */
+  readInto(target: Buffer, file: FileNode, offset: number): void;
 }
 
 const BLOCKS_CACHED_MAX = 1024;
@@ -185,6 +187,13 @@ export function openErofs(path: string): ErofsImage {
         for (const { offset, sizeBytes } of rangesWithin(rangesOf(file), part))
           for (let at = 0; at < sizeBytes; at += piece.length)
             yield readInto(piece.subarray(0, Math.min(piece.length, sizeBytes - at)), offset + at);
+      },
+      readInto(target, file, offset) {
+        let done = 0;
+        for (const range of rangesWithin(rangesOf(file), { offset, sizeBytes: target.length })) {
+          readInto(target.subarray(done, done + range.sizeBytes), range.offset);
+          done += range.sizeBytes;
+        }
       },
       [Symbol.dispose]: () => closeSync(fd),
     };

@@ -5,10 +5,9 @@
  *
  * A file's last partial block lies beside its inode ("flat inline") whenever both fit a block, and such records are
  * packed together, so that an image of small files is smaller than the same files in a directory.
- * The caller owns the file descriptor, and fsync.
+ * The caller owns the output: it waits for it, and makes it durable.
  */
-import { ftruncateSync, writeSync } from 'node:fs';
-import { AppError, hasCode } from '../../shared/errors.ts';
+import { AppError } from '../../shared/errors.ts';
 import {
   align,
   alignToBlock,
@@ -27,6 +26,7 @@ import {
   SUPERBLOCK_OFFSET,
   XATTR_HEADER_BYTES,
 } from './erofs-format.ts';
+import type { ImageOutput } from './image-output.ts';
 import {
   type Attributes,
   BLOCK_BYTES,
@@ -51,8 +51,6 @@ export interface ErofsWriter {
   finish(tree: LayerTree): void;
 }
 
-/** One write(2) each; large enough to be cheap, small beside a worker's other memory. */
-const BUFFER_BYTES = 4 << 20;
 /** Blocks with room left that further records may still go to. More of them waste less room, and search longer. */
 const OPEN_BLOCKS_MAX = 16;
 /** Block addresses have 32 bits. */
@@ -86,8 +84,8 @@ interface Inode {
   readonly xattrBytes: number;
 }
 
-export function createErofsWriter(fd: number): ErofsWriter {
-  const buffer = Buffer.allocUnsafe(BUFFER_BYTES);
+export function createErofsWriter(output: ImageOutput): ErofsWriter {
+  let { buffer } = output;
   let flushed = 0;
   let filled = 0;
   let openBlocks: OpenBlock[] = [];
@@ -99,7 +97,8 @@ export function createErofsWriter(fd: number): ErofsWriter {
   zeros(BLOCK_BYTES);
 
   function flush(): void {
-    writeFully(fd, buffer.subarray(0, filled), flushed);
+    output.write(filled, flushed);
+    ({ buffer } = output);
     flushed += filled;
     filled = 0;
     openBlocks = [];
@@ -108,8 +107,8 @@ export function createErofsWriter(fd: number): ErofsWriter {
   function append(bytes: Uint8Array): void {
     let at = 0;
     while (at < bytes.length) {
-      if (filled === BUFFER_BYTES) flush();
-      const taken = Math.min(bytes.length - at, BUFFER_BYTES - filled);
+      if (filled === buffer.length) flush();
+      const taken = Math.min(bytes.length - at, buffer.length - filled);
       buffer.set(at === 0 && taken === bytes.length ? bytes : bytes.subarray(at, at + taken), filled);
       filled += taken;
       at += taken;
@@ -119,8 +118,8 @@ export function createErofsWriter(fd: number): ErofsWriter {
   function zeros(sizeBytes: number): void {
     let left = sizeBytes;
     while (left > 0) {
-      if (filled === BUFFER_BYTES) flush();
-      const taken = Math.min(left, BUFFER_BYTES - filled);
+      if (filled === buffer.length) flush();
+      const taken = Math.min(left, buffer.length - filled);
       buffer.fill(0, filled, filled + taken);
       filled += taken;
       left -= taken;
@@ -151,9 +150,9 @@ export function createErofsWriter(fd: number): ErofsWriter {
   function writeAt(address: number, bytes: Buffer): void {
     const inBuffer = address - flushed;
     if (inBuffer >= 0) bytes.copy(buffer, inBuffer);
-    else if (address + bytes.length <= flushed) writeFully(fd, bytes, address);
+    else if (address + bytes.length <= flushed) output.correct(bytes, address);
     else {
-      writeFully(fd, bytes.subarray(0, -inBuffer), address);
+      output.correct(bytes.subarray(0, -inBuffer), address);
       bytes.copy(buffer, 0, -inBuffer);
     }
   }
@@ -170,7 +169,7 @@ export function createErofsWriter(fd: number): ErofsWriter {
       if (best.used === BLOCK_BYTES) openBlocks = openBlocks.filter((block) => block !== best);
       return address;
     }
-    if (filled === BUFFER_BYTES) flush();
+    if (filled === buffer.length) flush();
     checkSize(size);
     const address = position();
     zeros(alignToBlock(size));
@@ -318,7 +317,7 @@ export function createErofsWriter(fd: number): ErofsWriter {
     writeSuperblock(tree);
     flush();
     // Holes at the very end were never written; the file must cover all its blocks.
-    ftruncateSync(fd, flushed);
+    output.end(flushed);
   }
 
   function nidOf(node: LayerNode): number {
@@ -469,13 +468,4 @@ function splitNames(names: readonly string[]): readonly DirectoryBlock[] {
     last.sizeBytes += needed;
   }
   return blocks;
-}
-
-function writeFully(fd: number, bytes: Uint8Array, at: number): void {
-  try {
-    for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done, bytes.length - done, at + done);
-  } catch (error) {
-    if (!hasCode(error, 'ENOSPC', 'EDQUOT')) throw error;
-    throw new AppError('unavailable', 'cannot write a layer image: the disk is full', { cause: error });
-  }
 }

@@ -7,6 +7,7 @@ import { AppError } from '../../shared/errors.ts';
 import { isStorableXattr } from './erofs-format.ts';
 import type { ErofsImage } from './erofs-reader.ts';
 import { createErofsWriter } from './erofs-writer.ts';
+import type { ImageOutput } from './image-output.ts';
 import { type Change, type EntryName, entryName, entryPath, type Leaf, type Settled, settle } from './settle.ts';
 import { createTarParser, type TarEntry } from './tar.ts';
 import {
@@ -77,9 +78,13 @@ export interface LayerBuilderOptions {
   readonly files?: { readonly removed: readonly string[] } | undefined;
 }
 
-/** Writes to fd, an empty file open for writing, which stays the caller's. */
-export function createLayerBuilder(fd: number, limits: LayerLimits, { files }: LayerBuilderOptions = {}): LayerBuilder {
-  const writer = createErofsWriter(fd);
+/** The output, which is of an empty file, stays the caller's. */
+export function createLayerBuilder(
+  output: ImageOutput,
+  limits: LayerLimits,
+  { files }: LayerBuilderOptions = {},
+): LayerBuilder {
+  const writer = createErofsWriter(output);
   const changes: Change[] = (files?.removed ?? []).map((path) => ({ kind: 'whiteout', path: entryPath(path) }));
   let metadataBytes = 0;
   let filesBytes = 0;

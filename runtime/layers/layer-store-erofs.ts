@@ -76,6 +76,8 @@ export interface LayerStoreOptions {
   /** Layers that unpack at the same time. */
   readonly workers: number;
   readonly limits?: LayerLimits;
+  /** Images of layers that are pulled are soon read as a whole, so they stay in the page cache. */
+  readonly keepsCached?: boolean | undefined;
   /** Whether the layer of this number is mounted now. */
   readonly isMounted?: (number: number) => Promise<boolean>;
 }
@@ -201,7 +203,8 @@ export function createLayerStore(options: LayerStoreOptions): LayerStore & Async
     const listeners = new Set<(consumedBytes: number) => void>();
     const lower = Promise.withResolvers<Chain>();
     lower.promise.catch(() => {});
-    const unpacking = pool.unpack({ diffId, compression, source, stagingPath, limits }, (bytes) => {
+    const bypassesCache = options.keepsCached !== true;
+    const unpacking = pool.unpack({ diffId, compression, source, stagingPath, limits, bypassesCache }, (bytes) => {
       for (const listener of listeners) listener(bytes);
     });
     const layer = finishUnpack({ diffId, lower: lower.promise, unpacking, stagingPath }).finally(() => {
@@ -255,6 +258,8 @@ export function createLayerStore(options: LayerStoreOptions): LayerStore & Async
     const unpacking = makers.unpack({
       ...{ diffId: undefined, compression: making.compression ?? 'none', source: writer.feed, stagingPath, limits },
       files: making.files,
+      // The next step of a build reads it.
+      bypassesCache: false,
     });
     unpacking.lower(below.map(pathOf));
     const cancel = () => unpacking.cancel();

@@ -16,6 +16,13 @@ import { algorithmOf, type Digest, digestFromHex } from '../../shared/digest.ts'
 import { AppError, type ErrorKind, hasCode, messageOf } from '../../shared/errors.ts';
 import type { Compression } from '../../shared/media-types.ts';
 import { openErofs } from './erofs-reader.ts';
+import {
+  createCachedOutput,
+  createPagedBuffers,
+  DirectOutput,
+  type ImageOutput,
+  type PagedBuffers,
+} from './image-output.ts';
 import { type BuiltLayer, createLayerBuilder, type LayerBuilder, type LayerLimits } from './layer-builder.ts';
 import { feedChunks, type LayerFeed, wakeFeed } from './layer-feed.ts';
 import { type LayerSource, SOURCE_STATE } from './layer-source.ts';
@@ -29,6 +36,8 @@ export interface UnpackRequest {
   readonly files?: { readonly removed: readonly string[] } | undefined;
   /** Must not exist. The caller removes it, whatever happens. */
   readonly stagingPath: string;
+  /** Nobody is about to read all of the image: its bytes need not stay in memory. */
+  readonly bypassesCache: boolean;
   readonly limits: LayerLimits;
 }
 
@@ -69,6 +78,9 @@ const CHUNKS_PER_TURN = 16;
 /** Written bytes after which they are sent to the disk in the background, so that the last fsync finds little to do. */
 const SYNC_EVERY_BYTES = 64 << 20;
 
+/** Pairs of buffers of this thread; layers beyond them go through the page cache. */
+const PAGED_BUFFERS_MAX = 4;
+
 interface Job {
   readonly request: UnpackRequest;
   readonly cancel: AbortController;
@@ -79,6 +91,7 @@ if (parentPort !== null) serve(parentPort);
 
 function serve(port: MessagePort): void {
   const jobs = new Map<number, Job>();
+  const openOutput = createOutputs();
   const post = (message: FromWorker) => port.postMessage(message);
   port.on('message', (message: ToWorker) => {
     switch (message.type) {
@@ -86,6 +99,7 @@ function serve(port: MessagePort): void {
         const job: Job = { request: message.request, cancel: new AbortController(), lower: Promise.withResolvers() };
         jobs.set(message.job, job);
         unpack(job, {
+          openOutput,
           onProgress: (consumedBytes) => post({ type: 'progress', job: message.job, consumedBytes }),
           onStreamed: () => post({ type: 'streamed', job: message.job }),
         })
@@ -119,17 +133,21 @@ function wake(source: LayerSource | LayerFeed): void {
   else Atomics.notify(new Int32Array(source.watermark, 0, 2), 1);
 }
 
+type OpenOutput = (fd: number, request: UnpackRequest) => ImageOutput & AsyncDisposable;
+
 interface UnpackHooks {
+  readonly openOutput: OpenOutput;
   readonly onProgress: (consumedBytes: number) => void;
   readonly onStreamed: () => void;
 }
 
-async function unpack(job: Job, { onProgress, onStreamed }: UnpackHooks): Promise<UnpackedLayer> {
+async function unpack(job: Job, { openOutput, onProgress, onStreamed }: UnpackHooks): Promise<UnpackedLayer> {
   const { request } = job;
   const fd = openSync(request.stagingPath, 'wx+');
   const background = createBackgroundSync(fd);
   try {
-    const builder = createLayerBuilder(fd, request.limits, { files: request.files });
+    await using output = openOutput(fd, request);
+    const builder = createLayerBuilder(output, request.limits, { files: request.files });
     const diffId = await stream(request, builder, {
       signal: job.cancel.signal,
       onProgress,
@@ -139,6 +157,7 @@ async function unpack(job: Job, { onProgress, onStreamed }: UnpackHooks): Promis
     const alone = builder.settleAlone();
     onStreamed();
     const built = alone ?? settleAbove(builder, await job.lower.promise);
+    await output.settled();
     await background.idle();
     await synced(fd);
     return { ...built, diffId, diskBytes: fstatSync(fd).blocks * 512 };
@@ -146,6 +165,23 @@ async function unpack(job: Job, { onProgress, onStreamed }: UnpackHooks): Promis
     await background.idle();
     closeSync(fd);
   }
+}
+
+/** Buffers go from layer to layer. */
+function createOutputs(): OpenOutput {
+  const free: PagedBuffers[] = [];
+  let made = 0;
+  const take = (): PagedBuffers | undefined => {
+    const kept = free.pop();
+    if (kept !== undefined || made === PAGED_BUFFERS_MAX) return kept;
+    made += 1;
+    return createPagedBuffers();
+  };
+  return (fd, { bypassesCache }) => {
+    const buffers = bypassesCache ? take() : undefined;
+    if (buffers === undefined) return Object.assign(createCachedOutput(fd), { [Symbol.asyncDispose]: async () => {} });
+    return new DirectOutput(fd, buffers, () => free.push(buffers));
+  };
 }
 
 function settleAbove(builder: LayerBuilder, paths: readonly string[]): BuiltLayer {
