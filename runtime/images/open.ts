@@ -76,6 +76,17 @@ export function openImages(options: ImagesOptions): Images {
     ...{ now, randomId, connect, measureBlob },
   };
 
+  let prepared: Promise<unknown> = Promise.resolve();
+  /** Reads what lists and `df` are made of before they are asked for: with many images that takes longer than the answer. */
+  const prepareLists = () => {
+    prepared = Promise.all([store.all(), store.blobBytes(), layers.list()]).catch(() => {});
+  };
+  const thenPrepare = async <T>(work: Promise<T>): Promise<T> => {
+    const result = await work;
+    prepareLists();
+    return result;
+  };
+
   return {
     async resolve(nameOrId) {
       const { id, name } = await store.find(nameOrId);
@@ -98,7 +109,7 @@ export function openImages(options: ImagesOptions): Images {
       events.publish({ type: 'image', action: 'tag', id, attributes: { name: target } });
     },
     remove: (nameOrId, removal) => removeImage(ports, nameOrId, removal),
-    pull: (reference, pull) => pullImage(ports, reference, pull),
+    pull: (reference, pull) => thenPrepare(pullImage(ports, reference, pull)),
     pullAllTags: (repository, pull) => pullAllTags(ports, repository, pull),
     push: (reference, push) => pushImage(ports, reference, { ...push, slots: uploads }),
     usage: () => reportUsage(ports),
@@ -108,7 +119,7 @@ export function openImages(options: ImagesOptions): Images {
       return await applyGcPolicy(ports, policy, { ...collecting, freeBytes: bavail * bsize });
     },
     save: (names, save) => saveImages(ports, names, save),
-    load: (tar, load) => loadImages(ports, tar, load),
+    load: (tar, load) => thenPrepare(loadImages(ports, tar, load)),
     import: (tar, imported) => importImage(ports, tar, imported),
     create: (request, create) => createImage(ports, request, create),
     async layers(id) {
@@ -147,8 +158,10 @@ export function openImages(options: ImagesOptions): Images {
     discard: (content) => discardContent(ports, content),
     collect: () => collectUnnamed(ports, { keepMs: KEEP_UNFINISHED_MS }),
     collectLayers: (chain) => collectLayers(ports, chain),
-    sweep: () => sweepImages(ports),
-    settled: () => erasures.settled(),
+    sweep: () => thenPrepare(sweepImages(ports)),
+    settled: async () => {
+      await Promise.all([erasures.settled(), prepared]);
+    },
   };
 }
 
