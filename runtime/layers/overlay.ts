@@ -58,7 +58,8 @@ class OverlaySnapshotter implements Snapshotter {
   async prepare(key: string, chain: Chain): Promise<void> {
     const directory = this.#directoryOf(key);
     const layers = await Promise.all(chain.map((id) => this.#layer(id)));
-    const lowers = layers.map((layer) => shortName(layer.number)).reverse();
+    // The kernel takes no directory twice. Where a layer comes again, all of it that is seen is seen from the upper place.
+    const lowers = [...new Set(layers.map((layer) => shortName(layer.number)).reverse())];
     await this.#inTurn(key, async () => {
       const existing = await readLowers(directory);
       if (existing !== undefined) {

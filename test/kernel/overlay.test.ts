@@ -74,9 +74,16 @@ describe('Snapshotter over overlayfs', () => {
   it('shows the layers under a private writable one', async () => {
     await using host = await testHost();
     const here = await place(host.root);
-    const chain = ids([await here.add({ a: '1', b: '1' }), await here.add({ b: '2' })]);
+    const [below, above] = [await here.add({ a: '1', b: '1' }), await here.add({ b: '2' })];
+    const chain = ids([below, above]);
     const snapshots = here.open();
     for (const key of ['one', 'two']) await snapshots.prepare(key, chain);
+    // Steps that change the same, or nothing, make the same layer.
+    await snapshots.prepare('again', ids([below, above, below]));
+    {
+      await using again = await snapshots.mount('again');
+      expect(await readFile(join(again.rootfs, 'b'), 'utf8')).toBe('1');
+    }
     {
       await using one = await snapshots.mount('one');
       await using two = await snapshots.mount('two');

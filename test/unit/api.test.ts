@@ -75,6 +75,8 @@ async function call(method: string, path: string, sent: Sent = {}): Promise<Got>
 }
 
 const JSON_TYPE = { 'Content-Type': 'application/json' };
+const NOT_A_MANAGER =
+  'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.';
 
 describe('wire rules', () => {
   it('puts the version and the system on every answer', async () => {
@@ -85,6 +87,13 @@ describe('wire rules', () => {
         'docker-experimental': 'false',
         server: 'Berth/1.2.3 (linux)',
       });
+  });
+
+  it('has no plugins', async () => {
+    expect(await call('GET', '/plugins?filters=%7B%22enabled%22%3A%5B%22true%22%5D%7D')).toMatchObject({
+      status: 200,
+      body: '[]\n',
+    });
   });
 
   it('answers the ping that clients negotiate with', async () => {
@@ -130,6 +139,14 @@ describe('wire rules', () => {
       'invalid value for since: "yesterday" is not seconds[.nanoseconds] since 1970',
     ],
     ['GET', '/system/df?type=nosuch', 400, 'unknown object type: nosuch'],
+    // Resources that there are none of.
+    ['POST', '/swarm/init', 501, 'swarm mode is not supported by this engine'],
+    ['POST', '/swarm/leave', 503, 'This node is not part of a swarm'],
+    ['GET', '/swarm', 503, NOT_A_MANAGER],
+    ['POST', '/services/create', 503, NOT_A_MANAGER],
+    ['GET', '/secrets/x', 503, NOT_A_MANAGER],
+    ['GET', '/plugins/a/b:1/json', 404, 'plugin "a/b:1" not found'],
+    ['POST', '/plugins/pull', 501, 'plugins are not supported by this engine'],
   ])('%s %s is %i %s', async (method, path, status, message) => {
     const answer = await call(method, path);
     expect(answer.status).toBe(status);
