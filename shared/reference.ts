@@ -46,7 +46,8 @@ export function isTag(text: string): boolean {
  */
 export function parseReference(text: string, options: { readonly bare?: boolean } = {}): Reference {
   const fail = (why: string): never => {
-    throw new AppError('invalid', `cannot parse reference ${JSON.stringify(text.slice(0, 300))}: ${why}`);
+    // What clients look for when they try a text as one name after another.
+    throw new AppError('invalid', `invalid reference format: ${JSON.stringify(text.slice(0, 300))}: ${why}`);
   };
   if (text.length > REFERENCE_MAX_LENGTH) fail(`it is longer than ${REFERENCE_MAX_LENGTH} characters`);
   const at = text.indexOf('@');

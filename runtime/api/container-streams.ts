@@ -61,7 +61,8 @@ export function addContainerStreamRoutes(router: ApiRouter, engine: Engine): voi
       signal: disconnectSignal(ctx),
     });
     const out = startChunked(ctx, streamType(ctx, terminal));
-    await copyOutput(chunks, out, { framed: !terminal });
+    // One frame a line, as clients that show frames expect.
+    await copyOutput(chunks, out, { framed: terminal ? false : 'lines' });
     out.end();
   });
 

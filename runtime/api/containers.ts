@@ -168,14 +168,19 @@ function stopOptions(ctx: ApiContext) {
 
 /** Rows and columns of the query. @throws AppError 'invalid' */
 export function terminalSize(ctx: ApiContext): { rows: number; columns: number } {
-  const [rows, columns] = [queryInteger(ctx, 'h'), queryInteger(ctx, 'w')];
-  for (const [key, value] of [
-    ['h', rows],
-    ['w', columns],
-  ] as const)
-    if (value === undefined || value < 0 || value > 65535)
-      throw new AppError('invalid', `invalid value for ${key}: want a number of ${key === 'h' ? 'rows' : 'columns'}`);
-  return { rows: rows ?? 0, columns: columns ?? 0 };
+  return { rows: cells(ctx, 'h', 'height'), columns: cells(ctx, 'w', 'width') };
+}
+
+const UINT32_MAX = 2 ** 32 - 1;
+/** Of a terminal: the kernel keeps 16 bits. */
+const CELLS_MAX = 65535;
+
+function cells(ctx: ApiContext, key: string, what: string): number {
+  const text = queryText(ctx, key) ?? '';
+  const value = /^[+-]?\d{1,20}$/.test(text) ? Number(text) : Number.NaN;
+  if (value >= 0 && value <= UINT32_MAX) return Math.min(value, CELLS_MAX);
+  const why = Number.isNaN(value) ? 'invalid syntax' : 'value out of range';
+  throw new AppError('invalid', `invalid resize ${what} ${JSON.stringify(text.slice(0, 100))}: ${why}`);
 }
 
 const CHANGE_KINDS = { modified: 0, added: 1, deleted: 2 } as const;

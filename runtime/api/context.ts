@@ -159,8 +159,27 @@ export async function readJson(ctx: ApiContext): Promise<unknown> {
     const why = messageOf(error);
     if (/after JSON/.test(why)) throw new AppError('invalid', 'unexpected content after JSON');
     const isCut = /end of JSON|Unterminated/.test(why) || why.includes(`at position ${text.length} `);
-    throw new AppError('invalid', `invalid JSON: ${isCut ? 'unexpected EOF' : why.slice(0, 200)}`);
+    throw new AppError('invalid', `invalid JSON: ${isCut ? 'unexpected EOF' : goSyntaxError(why, text)}`);
   }
+}
+
+/** Where Go's parser says what it expected, by the words of ours. */
+const EXPECTED: readonly (readonly [why: RegExp, words: string])[] = [
+  [/property name or|double-quoted property name/, 'looking for beginning of object key string'],
+  [/':' after property name/, 'after object key'],
+  [/after property value/, 'after object key:value pair'],
+  [/after array element/, 'after array element'],
+  [/control character/, 'in string literal'],
+  [/escaped character/, 'in string escape code'],
+];
+
+/** What clients know of wrong JSON. */
+function goSyntaxError(why: string, text: string): string {
+  const position = /at position (\d+)/.exec(why)?.[1];
+  const character = position === undefined ? /^Unexpected token '(.+?)',/.exec(why)?.[1] : text[Number(position)];
+  if (character === undefined) return why.slice(0, 200);
+  const words = EXPECTED.find(([pattern]) => pattern.test(why))?.[1] ?? 'looking for beginning of value';
+  return `invalid character '${character}' ${words}`;
 }
 
 /** readJson, checked. @throws AppError 'invalid' naming the field */

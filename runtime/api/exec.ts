@@ -46,7 +46,9 @@ async function startExec(ctx: ApiContext, engine: Engine): Promise<void> {
   const id = pathPart(ctx, 'id');
   const body = await readBody(ctx, startSchema);
   const { request } = await engine.containers.inspectExec(id);
-  const size = body.ConsoleSize == null ? undefined : { rows: body.ConsoleSize[0], columns: body.ConsoleSize[1] };
+  // What the client says now is what it reads: raw bytes or frames, whatever the command was made with.
+  const isRaw = body.Tty === true;
+  const size = isRaw && body.ConsoleSize ? { rows: body.ConsoleSize[0], columns: body.ConsoleSize[1] } : undefined;
   if (body.Detach === true) {
     await engine.containers.startExec(id, { detach: true, terminal: request.Tty, size });
     sendNothing(ctx, 200);
@@ -54,15 +56,15 @@ async function startExec(ctx: ApiContext, engine: Engine): Promise<void> {
   }
   const signal = disconnectSignal(ctx);
   // The head goes out before the process starts: some clients lose bytes that arrive together with it.
-  const connection = hijack(ctx, { terminal: request.Tty });
+  const connection = hijack(ctx, { terminal: isRaw });
   const { socket } = connection;
   try {
     const attachment = await engine.containers.startExec(id, { terminal: request.Tty, size, signal });
     if (attachment === undefined) finish(socket);
-    else await serveAttachment(connection, attachment);
+    else await serveAttachment(connection, attachment, { framed: !isRaw });
   } catch (error) {
     const bytes = Buffer.from(`${messageOf(error)}\r\n`);
-    if (!request.Tty) socket.write(frame({ stream: 'stderr', bytes }));
+    if (!isRaw) socket.write(frame({ stream: 'stderr', bytes }));
     socket.write(bytes);
     finish(socket);
     if (!isKind(error, 'conflict', 'invalid', 'not-found')) throw error;

@@ -105,19 +105,38 @@ export function finish(socket: Socket): void {
   socket.once('close', () => clearTimeout(timer));
 }
 
+const HEADER_BYTES = 8;
 const STREAM_NUMBER = { stdout: 1, stderr: 2 } as const;
 
 /** Header of one multiplexed frame: stream number, three zero bytes, length as 32 bits big endian. */
 export function frame(chunk: OutputChunk): Buffer {
-  const header = Buffer.alloc(8);
+  const header = Buffer.alloc(HEADER_BYTES);
   header[0] = STREAM_NUMBER[chunk.stream];
   header.writeUInt32BE(chunk.bytes.byteLength, 4);
   return header;
 }
 
+const NEWLINE = 0x0a;
+
+/** A frame for each line, and for what follows the last one. Pure. */
+export function lineFrames({ stream, bytes }: OutputChunk): Buffer {
+  const endOf = (from: number) => bytes.indexOf(NEWLINE, from) + 1 || bytes.length;
+  let lines = 0;
+  for (let from = 0; from < bytes.length; from = endOf(from)) lines += 1;
+  const frames = Buffer.alloc(bytes.length + lines * HEADER_BYTES);
+  let at = 0;
+  for (let from = 0, end = 0; from < bytes.length; from = end) {
+    end = endOf(from);
+    frames[at] = STREAM_NUMBER[stream];
+    frames.writeUInt32BE(end - from, at + 4);
+    at += HEADER_BYTES + bytes.copy(frames, at + HEADER_BYTES, from, end);
+  }
+  return frames;
+}
+
 export interface CopyOptions {
-  /** false = a terminal: one stream, no frames. */
-  readonly framed: boolean;
+  /** false = a terminal: one stream, no frames. `lines` = a frame for each line, however many come at once. */
+  readonly framed: boolean | 'lines';
 }
 
 /**
@@ -142,8 +161,8 @@ export async function copyOutput(
       const written = Promise.withResolvers<void>();
       release = written.resolve;
       out.cork();
-      if (options.framed) out.write(frame(chunk));
-      out.write(chunk.bytes, () => written.resolve());
+      if (options.framed === true) out.write(frame(chunk));
+      out.write(options.framed === 'lines' ? lineFrames(chunk) : chunk.bytes, () => written.resolve());
       out.uncork();
       await written.promise;
     }
@@ -155,11 +174,15 @@ export async function copyOutput(
 }
 
 /** Carries both directions between a hijacked connection and an attachment until the output ends; then gives both back. */
-export async function serveAttachment({ socket, input }: Hijacked, attachment: Attachment): Promise<void> {
+export async function serveAttachment(
+  { socket, input }: Hijacked,
+  attachment: Attachment,
+  { framed }: CopyOptions = { framed: !attachment.terminal },
+): Promise<void> {
   try {
     if (attachment.input === undefined) input.resume();
     else feed(input, attachment.input);
-    await copyOutput(attachment.output, socket, { framed: !attachment.terminal });
+    await copyOutput(attachment.output, socket, { framed });
   } finally {
     finish(socket);
     await attachment[Symbol.asyncDispose]();

@@ -21,7 +21,7 @@ import {
   sendNothing,
 } from './context.ts';
 import { historyJson, imageDetailJson, imageSummaryJson, removalJson } from './image-json.ts';
-import { type ProgressMessage, startChunked, streamProgress } from './progress.ts';
+import { type ProgressMessage, type Report, startChunked, streamProgress } from './progress.ts';
 
 const LIST_FILTERS = ['before', 'dangling', 'label', 'reference', 'since', 'until'];
 /** API version from which a list may show manifests. */
@@ -58,11 +58,13 @@ export function addImageRoutes(router: ApiRouter, engine: Engine): void {
 
   router.post('/images/load', async (ctx) => {
     const platform = platformText(queryText(ctx, 'platform'));
-    await streamProgress(ctx, async (report, signal) => {
+    const work = async (report: Report, signal: AbortSignal) => {
       const loaded = await images.load(ctx.req, { platform, signal });
       for (const { id, reference } of loaded)
         report({ stream: reference === undefined ? `Loaded image ID: ${id}\n` : `Loaded image: ${reference}\n` });
-    });
+    };
+    // Clients look for what is wrong with an archive in the stream alone.
+    await streamProgress(ctx, work, { alwaysInStream: true });
   });
 
   router.get('/images/get', (ctx) => save(ctx, engine, queryTexts(ctx, 'names')));

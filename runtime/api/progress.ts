@@ -28,6 +28,8 @@ export type Report = (message: ProgressMessage) => void;
 const BACKLOG_BYTES = 256 * 1024;
 
 export interface ProgressOptions {
+  /** Even a failure before the first message goes into the stream. */
+  readonly alwaysInStream?: boolean;
   /** What to say in the stream of an error; undefined = its status and message. */
   readonly failure?: (error: unknown) => { readonly code?: number; readonly message: string } | undefined;
 }
@@ -49,6 +51,7 @@ export async function streamProgress(
     if (!res.headersSent) startChunked(ctx, 'application/json');
     res.end();
   } catch (error) {
+    if (!res.headersSent && options.alwaysInStream === true) startChunked(ctx, 'application/json');
     if (!res.headersSent) throw error;
     const { status, body } = answerOf(error);
     const errorDetail = options.failure?.(error) ?? { code: status, message: body.message };

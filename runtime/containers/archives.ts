@@ -129,12 +129,11 @@ export function createContainerArchives(ports: ArchivePorts): ContainerArchives 
       const config = applyChanges(merged, options.changes ?? []);
       await using undo = new AsyncDisposableStack();
       if (options.pause !== false && isAlive(record.state) && record.state.status !== 'paused') {
-        await containers.pause(id);
+        // It may have ended a moment ago: then nothing has to be stopped.
+        await containers.pause(id).catch(unlessFault);
         undo.defer(async () => {
           // It may have been killed meanwhile, or been woken by somebody else.
-          await containers.unpause(id).catch((error) => {
-            if (!(error instanceof AppError)) throw error;
-          });
+          await containers.unpause(id).catch(unlessFault);
         });
       }
       // Without what is there only for the runtime to mount on.
@@ -155,6 +154,10 @@ export function createContainerArchives(ports: ArchivePorts): ContainerArchives 
       return image;
     },
   };
+}
+
+function unlessFault(error: unknown): void {
+  if (!(error instanceof AppError)) throw error;
 }
 
 function isIn(paths: ReadonlySet<string>): (path: string) => boolean {

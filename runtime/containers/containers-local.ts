@@ -216,7 +216,7 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
       await container.supervised.resize(size);
       container.publish('resize', { height: String(size.rows), width: String(size.columns) });
     },
-    createExec: async (name, request) => execs.create(find(name), request),
+    createExec: async (name, request) => await execs.create(find(name), request),
     startExec: (execId, options) => execs.start(execId, options),
     inspectExec: (execId) => execs.inspect(execId),
     resizeExec: (execId, size) => execs.resize(execId, size),

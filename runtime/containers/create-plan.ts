@@ -9,7 +9,7 @@ import { parseSignal } from '../../shared/signals.ts';
 import type { MountPoint } from './container.ts';
 import { parseExtraHost } from './etc-files.ts';
 import { maskedPaths, READONLY_PATHS } from './guarded-paths.ts';
-import { commandOf, mergeImageConfig } from './image-defaults.ts';
+import { mergeImageConfig } from './image-defaults.ts';
 import { planLog } from './log-options.ts';
 import { type MountPlan, planMounts } from './mount-plan.ts';
 import { checkNamespaceModes, checkSharedNamespaces } from './namespaces.ts';
@@ -82,14 +82,14 @@ function normalizeHostConfig(wanted: HostConfig, host: HostLimits): HostConfig {
 }
 
 function checkConfig(config: ContainerConfig): void {
-  if (commandOf(config)[0] === '') invalid('no command specified');
   if (config.WorkingDir !== '' && !config.WorkingDir.startsWith('/'))
     invalid(`the working directory '${config.WorkingDir}' is invalid, it needs to be an absolute path`);
   if (config.StopSignal !== '') parseSignal(config.StopSignal);
   if (config.Hostname.length > 64 || /[\s\0/]/.test(config.Hostname))
     invalid(`invalid hostname format: ${config.Hostname}`);
   for (const entry of config.Env)
-    if (entry.includes('\0') || entry.startsWith('=')) invalid(`invalid environment variable: ${entry}`);
+    if (entry === '' || entry.includes('\0') || entry.startsWith('='))
+      invalid(`invalid environment variable: ${entry}`);
   const { Healthcheck } = config;
   if (Healthcheck !== undefined) {
     for (const field of ['Interval', 'Timeout', 'StartPeriod', 'StartInterval'] as const)
@@ -121,6 +121,10 @@ export function checkHostConfig(hostConfig: HostConfig, host: HostLimits): void 
   if (CpuPeriod !== 0 && (CpuPeriod < 1000 || CpuPeriod > 1_000_000))
     invalid('CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)');
   if (CpuQuota > 0 && CpuQuota < 1000) invalid('CPU cfs quota can not be less than 1ms (i.e. 1000)');
+  if (hostConfig.CpuShares < 0)
+    invalid(`invalid CPU shares (${hostConfig.CpuShares}): value must be a positive integer`);
+  if (Object.hasOwn(hostConfig.Annotations, ''))
+    invalid('invalid Annotations: the empty string is not permitted as an annotation key');
   if (hostConfig.Runtime !== host.runtimeName) invalid(`unknown or invalid runtime name: ${hostConfig.Runtime}`);
   checkNamespaceModes(hostConfig);
   for (const entry of hostConfig.ExtraHosts) parseExtraHost(entry);

@@ -61,13 +61,15 @@ export class Execs {
     this.#ports = ports;
   }
 
-  create(container: LiveContainer, request: ExecRequest): string {
+  async create(container: LiveContainer, request: ExecRequest): Promise<string> {
     const { status } = container.record.state;
     if (status === 'paused')
       throw new AppError('conflict', `Container ${container.name} is paused, unpause the container before exec`);
     if (status === 'restarting')
       throw new AppError('conflict', `Container ${container.name} is restarting, wait until the container is running`);
     if (status !== 'running') throw new AppError('conflict', `container ${container.id} is not running`);
+    // Who is unknown is refused at once, in an answer: once it starts there is only the stream.
+    if (request.User !== '') await container.execProcess(request);
     const id = this.#ports.randomId();
     const directory = join(this.#ports.runDirectory, 'execs', id);
     this.#execs.set(id, {
@@ -101,7 +103,7 @@ export class Execs {
       await writeFile(join(exec.directory, 'process.json'), process, { mode: 0o600 });
       return request.Tty ? await this.#startOnTerminal(exec, options) : await this.#startOnPipes(exec, options);
     } catch (error) {
-      await this.#ended(exec, 125);
+      await this.#ended(exec, 126);
       throw error;
     }
   }
@@ -120,6 +122,8 @@ export class Execs {
 
   async resize(id: string, size: TerminalSize): Promise<void> {
     const exec = this.#find(id);
+    if (exec.container.record.state.status !== 'running')
+      throw new AppError('conflict', `container ${exec.container.id} is not running`);
     if (exec.state !== 'running' || exec.monitored === undefined)
       throw new AppError('conflict', `cannot resize exec ${id}: it has no running terminal`);
     await exec.monitored.resize(size);

@@ -86,9 +86,13 @@ const NOT_FOUND = 9;
 const NOT_A_DIRECTORY = 10;
 
 // The shell sees what comes from outside only as "$1" and so on, never as words to interpret.
-const TOOL = 'tool() { t=$1; shift; "$LOADER" --inhibit-cache --library-path "$LIBRARIES" "$t" "$@"; }';
+const TOOL = `tool() { t=$1; shift; "$LOADER" --inhibit-cache --library-path "$LIBRARIES" "$t" "$@"; }
+missing() {
+  case "$1" in */ | */.) p=\${1%.}; [ -e "\${p%/}" ] && exit ${NOT_A_DIRECTORY} ;; esac
+  exit ${NOT_FOUND}
+}`;
 const STAT = `${TOOL}
-tool "$STAT" --printf '%f %s %.9Y\\0' -- "$1" 2>/dev/null || exit ${NOT_FOUND}
+tool "$STAT" --printf '%f %s %.9Y\\0' -- "$1" 2>/dev/null || missing "$1"
 if [ -L "$1" ]; then tool "$REALPATH" --canonicalize-missing --zero -- "$1"; else printf '\\0'; fi`;
 const READ = `${STAT}
 if [ -d "$1" ] && ! [ -L "$1" ]; then cd -P -- "$1"; set -- .; else cd -P -- "$2"; set -- "./$3"; fi || exit ${NOT_FOUND}
@@ -101,7 +105,7 @@ tool "$TAR" --create --file=- --blocking-factor=1 --format=posix --numeric-owner
   --xattrs-include=security.capability --warning=no-file-ignored --anchored --exclude="$hidden" -- "$1"
 code=$?; [ $code = 1 ] && exit 0; exit $code`;
 const WRITE = `${TOOL}
-[ -e "$1" ] || exit ${NOT_FOUND}
+[ -e "$1" ] || missing "$1"
 cd -P -- "$1" 2>/dev/null || exit ${NOT_A_DIRECTORY}
 printf '%s\\0' "$PWD"
 shift
@@ -164,7 +168,9 @@ export function createContainerFiles(ports: ContainerFilesPorts): ContainerFiles
       }
       checkWritable(view, target);
       // Failures of what is sent come first: tar only sees that there is no more.
-      await pipeline(rewriteTar(await decompress(tar), incoming(owner)), visit.input, { signal }).catch((error) => {
+      await pipeline(rewriteTar(await decompress(tar, { mayBeEmpty: true }), incoming(owner)), visit.input, {
+        signal,
+      }).catch((error) => {
         if (error instanceof AppError || signal?.aborted === true) throw error;
       });
       await mustSucceed(visit, what);
@@ -177,7 +183,7 @@ function absolute(path: string): string {
   if (path === '') throw new AppError('invalid', "bad parameter: 'path' cannot be empty");
   if (path.includes('\0')) throw new AppError('invalid', 'invalid path: it contains a null byte');
   const clean = posix.join('/', path).replace(/(?<=.)\/$/, '');
-  if (/\/\.$|^\.$/.test(path)) return posix.join(clean, '/').concat('.');
+  if (/(?:^|\/)\.\/*$/.test(path)) return posix.join(clean, '/').concat('.');
   return path.endsWith('/') && clean !== '/' ? `${clean}/` : clean;
 }
 
@@ -189,8 +195,11 @@ async function readStat(visit: Visit, path: string, view: FileView): Promise<Pat
   const [record = '', linkTarget] = await visit.fields(2);
   const [mode = '', size, mtime = ''] = record.split(' ');
   if (linkTarget === undefined) {
-    if ((await visit.ended).exitCode === NOT_FOUND) throw fileNotFound(path, view);
-    throw await failure(visit, `cannot look at ${JSON.stringify(path)} in container ${JSON.stringify(view.name)}`);
+    const what = `cannot look at ${JSON.stringify(path)} in container ${JSON.stringify(view.name)}`;
+    const { exitCode } = await visit.ended;
+    if (exitCode === NOT_FOUND) throw fileNotFound(path, view);
+    if (exitCode === NOT_A_DIRECTORY) throw new AppError('invalid', `${what}: not a directory`);
+    throw await failure(visit, what);
   }
   const name = posix.basename(absolute(path)) || '/';
   return { name, sizeBytes: Number(size), mode: Number.parseInt(mode, 16), mtime, linkTarget };

@@ -137,7 +137,7 @@ export class HealthMonitor {
   async #probe(container: LiveContainer, plan: HealthPlan): Promise<Probe> {
     const { execs } = this.#ports;
     const request = parseExecRequest({ Cmd: plan.command, AttachStdout: true, AttachStderr: true });
-    const execId = execs.create(container, request);
+    const execId = await execs.create(container, request);
     try {
       return await this.#run(execId, { container, timeoutMs: plan.timeoutMs });
     } finally {

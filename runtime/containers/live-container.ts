@@ -255,10 +255,10 @@ export class LiveContainer {
     await this.#turns.takeAlways(async () => {
       const { status } = this.record.state;
       if (this.#turns.areOver) return;
-      if (status === 'running')
+      if (status === 'running' || (status === 'restarting' && options.force !== true))
         throw new AppError(
           'conflict',
-          `${what}: container is running: stop the container before removing or force remove`,
+          `${what}: container is ${status}: stop the container before removing or force remove`,
         );
       if (status === 'paused')
         throw new AppError('conflict', `${what}: container is paused and must be unpaused first`);

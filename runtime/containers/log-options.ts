@@ -36,11 +36,7 @@ const FORWARDED_MIN_FILES = 2;
 export function planLog({ Type, Config }: HostConfig['LogConfig']): LogPlan {
   const plan = { forward: planForwarding(Type, Config), labels: namesOf(Config.labels), env: namesOf(Config.env) };
   if (Type === 'none') return { ...plan, isKept: false, isReadable: false, maxBytes: UNKEPT_MAX_BYTES, maxFiles: 1 };
-  if (!DRIVERS.includes(Type))
-    throw new AppError(
-      'unsupported',
-      `cannot create container: the log driver ${JSON.stringify(Type)} is not supported; use ${DRIVERS.join(', ')} or none`,
-    );
+  if (!DRIVERS.includes(Type)) throw new AppError('invalid', `logger: no log driver named '${Type}' is registered`);
   const isForwarded = plan.forward !== undefined;
   const limits = isForwarded ? ['cache-max-size', 'cache-max-file'] : ['max-size', 'max-file'];
   const known = [

@@ -184,10 +184,11 @@ export async function importImage(ports: ImagePorts, tar: Readable, options: Imp
   const { name, message, config = {}, changes, platform, signal } = options;
   const wanted = platform === undefined ? ports.host : parsePlatform(platform, ports.host);
   const { os, architecture, variant } = wanted;
+  if (os !== ports.host.os) throw new AppError('invalid', 'operating system is not supported');
   const id = await createImage(
     ports,
     {
-      layer: await decompress(tar),
+      layer: await decompress(tar, { mayBeEmpty: true }),
       config,
       changes,
       platform: variant === undefined ? { os, architecture } : { os, architecture, variant },

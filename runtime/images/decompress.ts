@@ -31,18 +31,33 @@ const PROGRAMS = {
 
 /** How a stream is compressed; its bytes stay in it. @throws AppError 'invalid' for nothing at all */
 export async function peekForm(stream: Readable): Promise<ArchiveForm> {
-  return compressionOf(await readHead(stream));
+  return compressionOf(someOf(await readHead(stream)));
 }
 
-/** The plain tar, which fails when the archive is not what it seems. @throws AppError 'invalid' for nothing at all */
-export async function decompress(stream: Readable): Promise<Readable> {
-  const form = compressionOf(await readHead(stream));
+export interface DecompressOptions {
+  /** Nothing at all is an archive of nothing. */
+  readonly mayBeEmpty?: boolean;
+}
+
+/**
+ * The plain tar, which fails when the archive is not what it seems.
+ * @throws AppError 'invalid' for nothing at all, unless it may be empty
+ */
+export async function decompress(stream: Readable, { mayBeEmpty = false }: DecompressOptions = {}): Promise<Readable> {
+  const head = await readHead(stream);
+  if (head === undefined && mayBeEmpty) return Readable.from([]);
+  const form = compressionOf(someOf(head));
   if (form === 'none') return stream;
   if (form === 'bzip2' || form === 'xz') return Readable.from(byProgram(form, stream));
   const plain = form === 'gzip' ? createGunzip() : createZstdDecompress();
   // pipeline destroys `plain` with the failure, so whoever reads it learns of it.
   pipeline(stream, plain).catch(() => {});
   return plain;
+}
+
+function someOf(head: Buffer | undefined): Buffer {
+  if (head === undefined) throw new AppError('invalid', 'cannot read archive: it is empty');
+  return head;
 }
 
 async function* byProgram(form: 'bzip2' | 'xz', stdin: Readable): AsyncGenerator<Buffer> {
@@ -63,36 +78,39 @@ async function* byProgram(form: 'bzip2' | 'xz', stdin: Readable): AsyncGenerator
   }
 }
 
-/** Looks at the first bytes and gives them back to the stream. */
-async function readHead(stream: Readable): Promise<Buffer> {
+/** Looks at the first bytes and gives them back to the stream; undefined = there are none. */
+async function readHead(stream: Readable): Promise<Buffer | undefined> {
   const chunks: Buffer[] = [];
   let seen = 0;
   while (seen < HEAD_BYTES) {
     const chunk: Buffer | null = stream.read();
-    if (chunk === null) {
-      await readable(stream);
+    if (chunk !== null) {
+      chunks.push(chunk);
+      seen += chunk.length;
       continue;
     }
-    chunks.push(chunk);
-    seen += chunk.length;
+    if (await isReadable(stream)) continue;
+    if (seen === 0) return undefined;
+    throw new AppError('invalid', `cannot read archive: it ends after ${seen} bytes`);
   }
   const head = Buffer.concat(chunks, seen);
   stream.unshift(head);
   return head;
 }
 
-/** @throws what the stream failed with; AppError 'invalid' at its end */
-async function readable(stream: Readable): Promise<void> {
-  const over = () => stream.errored ?? new AppError('invalid', 'cannot read archive: it is empty');
-  if (stream.readableEnded || stream.destroyed) throw over();
-  const { promise, resolve, reject } = Promise.withResolvers<void>();
-  const fail = () => reject(over());
-  stream.once('readable', resolve);
-  for (const event of ['end', 'close', 'error']) stream.once(event, fail);
+/** Waits for more; false = this is the end. @throws what the stream failed with */
+async function isReadable(stream: Readable): Promise<boolean> {
+  if (stream.errored !== null) throw stream.errored;
+  if (stream.readableEnded || stream.destroyed) return false;
+  const { promise, resolve, reject } = Promise.withResolvers<boolean>();
+  const more = () => resolve(true);
+  const end = () => (stream.errored === null ? resolve(false) : reject(stream.errored));
+  stream.once('readable', more);
+  for (const event of ['end', 'close', 'error']) stream.once(event, end);
   try {
-    await promise;
+    return await promise;
   } finally {
-    stream.off('readable', resolve);
-    for (const event of ['end', 'close', 'error']) stream.off(event, fail);
+    stream.off('readable', more);
+    for (const event of ['end', 'close', 'error']) stream.off(event, end);
   }
 }

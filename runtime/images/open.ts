@@ -102,6 +102,8 @@ export function openImages(options: ImagesOptions): Images {
       const reference = parseReference(target);
       if (reference.digest !== undefined)
         throw new AppError('invalid', 'refusing to create a tag with a digest reference');
+      if (/^sha256(?::|$)/.test(target))
+        throw new AppError('invalid', 'refusing to create an ambiguous tag using digest algorithm as name');
       const { id, name } = await store.find(nameOrId);
       const manifestDigest = name?.manifestDigest ?? (await store.get(id))?.manifest.digest;
       if (manifestDigest === undefined) throw noSuchImage(nameOrId);

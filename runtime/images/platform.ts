@@ -31,6 +31,12 @@ const ARCHITECTURES: Readonly<Record<string, string>> = {
   armel: 'arm',
   ppc64el: 'ppc64le',
 };
+/** What a platform of one word may be; in longer ones anything goes. */
+const KNOWN_SYSTEMS = ['linux', 'windows', 'darwin', 'freebsd'];
+const KNOWN_ARCHITECTURES = [
+  ...['386', 'amd64', 'arm', 'arm64', 'loong64', 'mips', 'mips64', 'mips64le', 'mipsle'],
+  ...['ppc', 'ppc64', 'ppc64le', 'riscv', 'riscv64', 's390', 's390x', 'sparc', 'sparc64', 'wasm'],
+];
 const COMPONENT = /^[A-Za-z0-9_][A-Za-z0-9_.-]*$/;
 
 export function normalizePlatform(platform: {
@@ -57,18 +63,22 @@ export function hostPlatform(architecture: string): WantedPlatform {
 
 /** Parses `os`, `architecture`, `os/architecture` or `os/architecture/variant`. @throws AppError 'invalid' */
 export function parsePlatform(text: string, host: WantedPlatform): WantedPlatform {
+  const fail = (why: string): never => {
+    throw new AppError('invalid', `cannot parse platform ${JSON.stringify(text.slice(0, 100))}: ${why}`);
+  };
   const parts = text.split('/');
   const [first = '', second, third] = parts;
-  if (parts.length > 3 || !parts.every((part) => COMPONENT.test(part)))
-    throw new AppError(
-      'invalid',
-      `cannot parse platform ${JSON.stringify(text.slice(0, 100))}: want os/architecture or os/architecture/variant`,
-    );
+  if (parts.length > 3) fail('want os/architecture or os/architecture/variant');
+  const wrong = parts.findIndex((part) => !COMPONENT.test(part));
+  if (wrong !== -1)
+    fail(`${JSON.stringify(parts[wrong]?.slice(0, 100))} is an invalid ${wrong === 0 ? 'OS ' : ''}component`);
   if (second !== undefined)
     return { ...normalizePlatform({ os: first, architecture: second, variant: third }), explicit: true };
-  const isOs = ['linux', 'windows', 'darwin', 'freebsd'].includes(first.toLowerCase());
-  if (isOs) return { ...host, os: first.toLowerCase(), explicit: true };
-  return { ...normalizePlatform({ os: host.os, architecture: first }), explicit: true };
+  const { os } = normalizePlatform({ os: first, architecture: '' });
+  if (KNOWN_SYSTEMS.includes(os)) return { ...host, os, explicit: true };
+  const platform = normalizePlatform({ os: host.os, architecture: first });
+  if (KNOWN_ARCHITECTURES.includes(platform.architecture)) return { ...platform, explicit: true };
+  return fail('unknown operating system or architecture');
 }
 
 export function platformText(platform: ImagePlatform): string {

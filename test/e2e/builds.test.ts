@@ -294,7 +294,7 @@ describe('requests that are wrong', () => {
     const bad: readonly (readonly [string, RegExp])[] = [
       ['FROM scratch\nFLY away', /unknown instruction: FLY/i],
       ['FROM scratch\nCOPY --fly a /', /unknown flag/i],
-      ['FROM scratch\nCOPY --from=No?Image a /', /cannot parse reference|could not find|pull/i],
+      ['FROM scratch\nCOPY --from=No?Image a /', /invalid reference format|could not find|pull/i],
       ['FROM a AS b\nCOPY --from=b /x /y', /circular dependency/],
       ['RUN x', /no build stage/],
       ['', /cannot be empty/],

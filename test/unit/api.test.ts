@@ -130,8 +130,10 @@ describe('wire rules', () => {
     ],
     ['GET', '/images/json?filters=%7B', 400, 'invalid filter: want JSON such as {"label":["a=b"]}'],
     ['POST', '/containers/x/wait?condition=bad', 400, 'invalid condition: "bad"'],
-    ['POST', '/containers/x/resize?h=a&w=1', 400, 'invalid value for h: "a" is not a number'],
-    ['POST', '/containers/x/resize?w=1', 400, 'invalid value for h: want a number of rows'],
+    ['POST', '/containers/x/resize?h=a&w=1', 400, 'invalid resize height "a": invalid syntax'],
+    ['POST', '/containers/x/resize?w=1', 400, 'invalid resize height "": invalid syntax'],
+    ['POST', '/exec/x/resize?h=1&w=-1', 400, 'invalid resize width "-1": value out of range'],
+    ['POST', '/exec/x/resize?h=4294967296&w=1', 400, 'invalid resize height "4294967296": value out of range'],
     [
       'GET',
       '/events?since=yesterday',
@@ -157,6 +159,10 @@ describe('wire rules', () => {
 
   it.each([
     ['{', JSON_TYPE, 'invalid JSON: unexpected EOF'],
+    ['{invalid', JSON_TYPE, "invalid JSON: invalid character 'i' looking for beginning of object key string"],
+    ['{"a" 1}', JSON_TYPE, "invalid JSON: invalid character '1' after object key"],
+    ['[1 2]', JSON_TYPE, "invalid JSON: invalid character '2' after array element"],
+    ['{"a":x}', JSON_TYPE, "invalid JSON: invalid character 'x' looking for beginning of value"],
     ['{}{}', JSON_TYPE, 'unexpected content after JSON'],
     [' ', JSON_TYPE, 'invalid JSON: got EOF while reading request body'],
     ['{}', {}, 'malformed Content-Type header (): mime: no media type'],
@@ -298,17 +304,17 @@ describe('streams', () => {
 
   it('frames logs, unless the container has a terminal', async () => {
     const chunks = async function* () {
-      yield { stream: 'stdout', bytes: Buffer.from('out\n') } as const;
+      yield { stream: 'stdout', bytes: Buffer.from('out\nmo') } as const;
       yield { stream: 'stderr', bytes: Buffer.from('err\n') } as const;
     };
     containers.logs = async () => ({ terminal: false, chunks: chunks() });
     const framed = await call('GET', '/containers/a/logs?stdout=1&stderr=1');
     expect(framed.headers['content-type']).toBe('application/vnd.docker.multiplexed-stream');
-    expect(framed.body).toBe('\x01\0\0\0\0\0\0\x04out\n\x02\0\0\0\0\0\0\x04err\n');
+    expect(framed.body).toBe('\x01\0\0\0\0\0\0\x04out\n\x01\0\0\0\0\0\0\x02mo\x02\0\0\0\0\0\0\x04err\n');
     containers.logs = async () => ({ terminal: true, chunks: chunks() });
     const raw = await call('GET', '/containers/a/logs?stdout=1');
     expect(raw.headers['content-type']).toBe('application/vnd.docker.raw-stream');
-    expect(raw.body).toBe('out\nerr\n');
+    expect(raw.body).toBe('out\nmoerr\n');
   });
 });
 

@@ -147,12 +147,15 @@ describe('planContainer', () => {
       { HostConfig: { RestartPolicy: { Name: 'always', MaximumRetryCount: 3 } } },
       "maximum retry count can only be used with 'on-failure'",
     ],
+    [{ Env: [''] }, 'invalid environment variable: '],
+    [{ HostConfig: { CpuShares: -1 } }, 'invalid CPU shares (-1): value must be a positive integer'],
+    [{ HostConfig: { Annotations: { '': 'a' } } }, 'the empty string is not permitted as an annotation key'],
     [{ HostConfig: { Runtime: 'kata' } }, 'unknown or invalid runtime name: kata'],
     [{ HostConfig: { Binds: ['/a:/b', '/c:/b/'] } }, 'Duplicate mount point: /b'],
     [{ HostConfig: { Binds: ['/a:/'] } }, "invalid specification: destination can't be '/'"],
     [{ HostConfig: { Binds: ['/a:b'] } }, "invalid mount path: 'b' mount path must be absolute"],
     [{ HostConfig: { ExtraHosts: ['db'] } }, 'bad format for add-host: "db"'],
-    [{ HostConfig: { LogConfig: { Type: 'gelf' } } }, 'the log driver "gelf" is not supported'],
+    [{ HostConfig: { LogConfig: { Type: 'gelf' } } }, "logger: no log driver named 'gelf' is registered"],
     [{ HostConfig: { LogConfig: { Type: 'json-file', Config: { nope: '1' } } } }, "unknown log opt 'nope'"],
   ])('refuses %j', (body, words) => {
     expect(() => plan(body)).toThrow(words);

@@ -38,7 +38,7 @@ describe('parsePlatform', () => {
     expect(platformText(parsePlatform(text, amd64))).toBe(expected);
   });
 
-  it.each(['', 'linux/', '/amd64', 'linux/amd64/v1/x', 'linux/../..', 'a b'])('refuses %j', (text) => {
+  it.each(['', 'linux/', '/amd64', 'linux/amd64/v1/x', 'linux/../..', 'a b', 'nintendo64'])('refuses %j', (text) => {
     expect(() => parsePlatform(text, amd64)).toThrow(/cannot parse platform/);
     try {
       parsePlatform(text, amd64);
