@@ -584,16 +584,17 @@ async function removeManifest(endpoint: RegistryEndpoint, name: Name, { signal }
 
 async function* tags(ports: Ports, name: Name, { signal }: Cancelable = {}): AsyncGenerator<string> {
   const action = `list tags of ${ports.origin.host}/${name.repository}`;
-  for await (const page of pages(ports.origin, {
-    target: `${name.repository}/tags/list`,
-    action,
-    scopes: pull(name),
-    signal,
-  })) {
-    const list = page !== undefined && 'tags' in page ? (page.tags ?? []) : undefined;
-    if (!Array.isArray(list)) throw new AppError('invalid', `cannot ${action}: the registry sent no list`);
-    for (const tag of list) if (typeof tag === 'string' && isTag(tag)) yield tag;
-  }
+  // The first list, whole: half of a mirror's and the rest of the registry's would be neither.
+  yield* await ports.read(async (endpoint, ns) => {
+    const target = withQuery(`${name.repository}/tags/list`, ns);
+    const found: string[] = [];
+    for await (const page of pages(endpoint, { target, action, scopes: pull(name), signal })) {
+      const list = page !== undefined && 'tags' in page ? (page.tags ?? []) : undefined;
+      if (!Array.isArray(list)) throw new AppError('invalid', `cannot ${action}: the registry sent no list`);
+      found.push(...list.filter((tag): tag is string => typeof tag === 'string' && isTag(tag)));
+    }
+    return found;
+  });
 }
 
 async function listReferrers(

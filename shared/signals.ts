@@ -15,7 +15,7 @@ export function parseSignal(text: string): number {
   const offset = Number(`${realTime?.[2] ?? ''}${realTime?.[3] ?? '0'}`);
   const number =
     realTime === null
-      ? Number(/^\d{1,2}$/.test(bare) ? bare : Number.NaN)
+      ? Number(/^\d{1,2}$/.test(text) ? text : Number.NaN)
       : (realTime[1] === 'MIN' ? RTMIN : RTMAX) + offset;
   if (Number.isInteger(number) && number >= 1 && number <= RTMAX) return number;
   throw new AppError('invalid', `invalid signal: ${text}`);

@@ -33,6 +33,15 @@ export function parseBytes(text: string): number {
   return Math.floor(Number(match[1]) * 1024 ** power);
 }
 
+/** As Go prints a duration: `50ms`, `1.5s`, `1m0s`. */
+export function formatDuration(ms: number): string {
+  if (ms < 1000) return `${ms}ms`;
+  const minutes = Math.floor(ms / 60_000);
+  const seconds = `${(ms % 60_000) / 1000}s`;
+  if (minutes < 60) return minutes === 0 ? seconds : `${minutes}m${seconds}`;
+  return `${Math.floor(minutes / 60)}h${minutes % 60}m${seconds}`;
+}
+
 /** Go's duration form, `1h30m`, `250ms`, in milliseconds. @throws AppError 'invalid' */
 export function parseDurationMs(text: string): number {
   const unitMs: Record<string, number> = { ns: 1e-6, us: 1e-3, µs: 1e-3, ms: 1, s: 1000, m: 60_000, h: 3_600_000 };

@@ -36,9 +36,17 @@ function commandOf({ Entrypoint, Cmd }: ContainerConfig): readonly string[] {
   return [...(Entrypoint ?? []), ...(Cmd ?? [])];
 }
 
+/** API version from which a list tells annotations. */
+const ANNOTATIONS_SINCE = 46;
+
 /** `manifest`: as of containerDetailsJson. */
-export function containerSummaryJson(summary: ContainerSummary, manifest?: Descriptor): Record<string, unknown> {
+export function containerSummaryJson(
+  summary: ContainerSummary,
+  { apiMinor, manifest }: { readonly apiMinor: number; readonly manifest?: Descriptor | undefined },
+): Record<string, unknown> {
   const { record, linkNames, statusText, health, size } = summary;
+  const { NetworkMode, Annotations } = record.hostConfig;
+  const isAnnotated = apiMinor >= ANNOTATIONS_SINCE && Object.keys(Annotations).length > 0;
   const [path = '', ...args] = commandOf(record.config);
   return {
     Id: record.id,
@@ -52,7 +60,7 @@ export function containerSummaryJson(summary: ContainerSummary, manifest?: Descr
     Labels: record.config.Labels,
     State: record.state.status,
     Status: statusText,
-    HostConfig: { NetworkMode: record.hostConfig.NetworkMode },
+    HostConfig: { NetworkMode, ...(isAnnotated && { Annotations }) },
     ...(health && { Health: { Status: health.status, FailingStreak: health.failingStreak } }),
     NetworkSettings: { Networks: networksJson(summary) },
     Mounts: record.mounts.filter(isListed).map(mountJson),

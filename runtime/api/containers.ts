@@ -43,10 +43,13 @@ export function addContainerRoutes(router: ApiRouter, engine: Engine): void {
       size: queryFlag(ctx, 'size'),
       filters: queryFilters(ctx),
     });
-    const manifests = ctx.state.apiMinor >= MANIFEST_SINCE ? await manifestsOf(engine, list) : undefined;
+    const { apiMinor } = ctx.state;
+    const manifests = apiMinor >= MANIFEST_SINCE ? await manifestsOf(engine, list) : undefined;
     sendJson(
       ctx,
-      list.map((summary) => containerSummaryJson(summary, manifests?.get(summary.record.imageId))),
+      list.map((summary) =>
+        containerSummaryJson(summary, { apiMinor, manifest: manifests?.get(summary.record.imageId) }),
+      ),
     );
   });
 

@@ -33,7 +33,7 @@ export function addImageRoutes(router: ApiRouter, engine: Engine): void {
 
   router.get('/images/json', async (ctx) => {
     const filters = queryFilters(ctx, LIST_FILTERS);
-    const until = filterText(filters, 'until');
+    const moments = (filters.until ?? []).map((text) => parseMoment(text, engine.now()).getTime());
     const list = await images.list({
       all: queryFlag(ctx, 'all'),
       dangling: filterFlag(filters, 'dangling'),
@@ -41,7 +41,7 @@ export function addImageRoutes(router: ApiRouter, engine: Engine): void {
       references: filters.reference,
       before: filterText(filters, 'before'),
       since: filterText(filters, 'since'),
-      until: until === undefined ? undefined : parseMoment(until, engine.now()),
+      until: moments.length === 0 ? undefined : new Date(Math.min(...moments)),
       withContent: ctx.state.apiMinor >= MANIFESTS_SINCE && queryFlag(ctx, 'manifests'),
     });
     const form = { apiMinor: ctx.state.apiMinor, sharedSize: queryFlag(ctx, 'shared-size') };

@@ -78,7 +78,9 @@ function imageItems(usage: ImagesUsage, apiMinor: number): unknown[] {
 function itemsJson(usage: DiskUsage, apiMinor: number): Record<string, unknown> {
   return {
     ...(usage.images && { LayersSize: usage.images.actualBytes, Images: imageItems(usage.images, apiMinor) }),
-    ...(usage.containers && { Containers: usage.containers.map((summary) => containerSummaryJson(summary)) }),
+    ...(usage.containers && {
+      Containers: usage.containers.map((summary) => containerSummaryJson(summary, { apiMinor })),
+    }),
     ...(usage.volumes && { Volumes: usage.volumes.map(volumeUsageJson) }),
     ...(usage.buildCache && {
       BuildCache: usage.buildCache.records.map(cacheRecordJson),
@@ -105,7 +107,7 @@ function sumsJson(usage: DiskUsage, form: { apiMinor: number; verbose: boolean }
     const isActive = ({ record: { state } }: ContainerSummary) => isAlive(state) || state.status === 'restarting';
     sums.ContainerUsage = withoutZeros({
       ActiveCount: containers.filter(isActive).length,
-      Items: form.verbose ? containers.map((summary) => containerSummaryJson(summary)) : undefined,
+      Items: form.verbose ? containers.map((summary) => containerSummaryJson(summary, form)) : undefined,
       Reclaimable: bytes(containers.filter((container) => !isActive(container))),
       TotalCount: containers.length,
       TotalSize: bytes(containers),

@@ -45,7 +45,7 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
     pidOf(name) {
       const { record } = find(name);
       if (isAlive(record.state)) return record.state.pid;
-      throw new AppError('conflict', `cannot join container ${JSON.stringify(record.name)}: it is not running`);
+      throw new AppError('conflict', `cannot join container ${record.name}: container ${record.id} is not running`);
     },
     etcOf: (name) => find(name).etcPaths,
     recordOf: (name) => find(name).record,

@@ -10,7 +10,7 @@ import { watch } from 'node:fs';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
-import { AppError, hasCode, messageOf } from '../../shared/errors.ts';
+import { AppError, hasCode, isKind, messageOf } from '../../shared/errors.ts';
 import { PROGRAM_PATH } from '../kernel/command.ts';
 import { runtimeWords, startExitCode } from '../kernel/oci-runtime.ts';
 import { createAttachment } from './attachment.ts';
@@ -47,6 +47,8 @@ interface Exec {
   monitored: Monitored | undefined;
   /** The runtime, when it runs on pipes. */
   child: ChildProcess | undefined;
+  /** Resolves when its command runs, or will not. */
+  begun: Promise<unknown> | undefined;
 }
 
 export type ExecPorts = Pick<ContainerPorts, 'runtime' | 'supervisor' | 'runDirectory' | 'randomId' | 'log'>;
@@ -82,6 +84,7 @@ export class Execs {
       lastPid: 0,
       monitored: undefined,
       child: undefined,
+      begun: undefined,
     });
     container.publish(`exec_create: ${commandText(request)}`, { execID: id });
     return id;
@@ -132,6 +135,7 @@ export class Execs {
   /** SIGKILL to what it runs; what that has started lives on, unheard. An exec that has ended is left alone. */
   async kill(id: string): Promise<void> {
     const exec = this.#find(id);
+    if (exec.state === 'running') await exec.begun;
     const pid = await pidOf(exec);
     // Before its end its pid is not used again: the runtime has not waited for it yet.
     if (exec.state !== 'running' || pid <= 1) return;
@@ -207,6 +211,7 @@ export class Execs {
       await this.#ended(exec, isCommand ? exitCode : startExitCode(words));
       return isCommand ? undefined : execFailure(request.Cmd, words);
     });
+    exec.begun = Promise.race([hasStarted.appeared, failure]);
     if (isDetached) {
       child.unref();
       return undefined;
@@ -269,7 +274,6 @@ export class Execs {
           });
     try {
       exec.lastPid = await supervised.start();
-      if (size !== undefined) await supervised.resize(size);
     } catch (error) {
       clearInterval(trim);
       await supervised.delete();
@@ -278,6 +282,8 @@ export class Execs {
       return options.detach === true ? undefined : told(execFailure(request.Cmd, words), { terminal: true });
     }
     void ended.then(() => supervised.delete()).catch(() => {});
+    // A command that has ended by now needs no size any more.
+    if (size !== undefined) await supervised.resize(size).catch((error) => unlessEnded(exec, error));
     return attachment;
   }
 
@@ -297,6 +303,10 @@ export class Execs {
       this.#ports.log.warn('files of an exec could not be removed', { execId: exec.id, error }),
     );
   }
+}
+
+function unlessEnded({ state }: Exec, error: unknown): void {
+  if (state === 'running' && !isKind(error, 'conflict')) throw error;
 }
 
 async function pidOf({ directory, lastPid }: Exec): Promise<number> {

@@ -5,6 +5,7 @@
  * https://docs.docker.com/reference/dockerfile/#healthcheck
  */
 import type { Log } from '../../shared/log.ts';
+import { formatDuration } from '../../shared/units.ts';
 import type { Health } from './containers.ts';
 import type { Execs } from './exec.ts';
 import type { LiveContainer } from './live-container.ts';
@@ -171,7 +172,7 @@ export class HealthMonitor {
       await attachment?.[Symbol.asyncDispose]();
     }
     if (isLate) {
-      output = `Health check exceeded timeout (${timeoutMs / 1000}s)`;
+      output = `Health check exceeded timeout (${formatDuration(timeoutMs)})${output === '' ? '' : `: ${output}`}`;
       return { start, end: now(), exitCode: TIMED_OUT, output };
     }
     const { exitCode = TIMED_OUT } = await execs.inspect(execId);

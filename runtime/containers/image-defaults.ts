@@ -1,6 +1,7 @@
 /**
  * An image's config under a request: what the client left open, the image says. Docker's rules. Pure.
  */
+import { posix } from 'node:path';
 import { AppError } from '../../shared/errors.ts';
 import type { ImageRunConfig } from '../../shared/oci.ts';
 import type { ContainerConfig, Healthcheck } from './request.ts';
@@ -17,7 +18,7 @@ export function mergeImageConfig(image: ImageRunConfig, request: ContainerConfig
     Cmd: saysCommand ? request.Cmd : (image.Cmd ?? null),
     Entrypoint: request.Entrypoint ?? image.Entrypoint ?? null,
     Volumes: union(request.Volumes, Object.keys(image.Volumes ?? {})),
-    WorkingDir: request.WorkingDir || (image.WorkingDir ?? ''),
+    WorkingDir: cleanDirectory(request.WorkingDir || (image.WorkingDir ?? '')),
     Labels: { ...image.Labels, ...request.Labels },
     StopSignal: request.StopSignal || (image.StopSignal ?? ''),
     StopTimeout: request.StopTimeout ?? image.StopTimeout ?? undefined,
@@ -26,6 +27,11 @@ export function mergeImageConfig(image: ImageRunConfig, request: ContainerConfig
   };
   if (commandOf(merged).length === 0) throw new AppError('invalid', 'no command specified');
   return merged;
+}
+
+/** Without `..`, double slashes and one at the end. */
+function cleanDirectory(path: string): string {
+  return path === '' ? '' : posix.normalize(path).replace(/(?<=.)\/$/, '');
 }
 
 /** What runs: entrypoint and arguments. An entrypoint of one empty word means none. */

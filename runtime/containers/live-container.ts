@@ -238,10 +238,18 @@ export class LiveContainer {
   }
 
   wait(condition: WaitCondition, options: Cancelable = {}): Promise<WaitResult> {
-    const { state } = this.record;
-    const isOver = condition === 'not-running' && !isAlive(state) && state.status !== 'restarting';
-    if (isOver) return Promise.resolve(this.#waitResult());
+    if (condition === 'not-running' && this.#isAtRest()) return Promise.resolve(this.#waitResult());
     return this.#waiters.wait(condition, options);
+  }
+
+  /** It does not run, and is not about to be restarted. */
+  #isAtRest(): boolean {
+    const { state } = this.record;
+    return !isAlive(state) && state.status !== 'restarting';
+  }
+
+  async #untilRest({ signal }: Cancelable): Promise<void> {
+    if (!this.#isAtRest()) await this.#waiters.wait('at-rest', { signal });
   }
 
   async remove(options: RemoveOptions = {}): Promise<void> {
@@ -291,7 +299,7 @@ export class LiveContainer {
   }
 
   logs(options: LogOptions): Promise<LogStream> {
-    return this.#output.logs(options, () => this.wait('not-running', { signal: options.signal }));
+    return this.#output.logs(options, () => this.#untilRest(options));
   }
 
   async trimLog(): Promise<void> {
@@ -396,7 +404,7 @@ export class LiveContainer {
       const failure = startFailure(error, this.record.config);
       await this.#kept.apply({ type: 'start-failed', failure });
       this.#runs.giveUp(error);
-      this.#waiters.resolve('not-running', 'next-exit');
+      this.#waiters.resolve('not-running', 'next-exit', 'at-rest');
       if (this.record.hostConfig.AutoRemove) void this.#removeItself();
       throw new AppError(isKind(error, 'invalid') ? 'invalid' : 'unavailable', failure.message, { cause: error });
     }
@@ -425,7 +433,8 @@ export class LiveContainer {
     const ranMs = Math.max(0, at.getTime() - startedAt.getTime());
     this.publish('die', { exitCode: String(exitCode), execDuration: String(Math.floor(ranMs / 1000)) });
     this.#runs.end(supervised, { stored, keepNetwork: isRestarted });
-    this.#waiters.resolve('next-exit', ...(isRestarted ? [] : ['not-running' as const]));
+    // Docker's 'not-running' is over between two runs, too.
+    this.#waiters.resolve('next-exit', 'not-running', ...(isRestarted ? [] : ['at-rest' as const]));
     if (isRestarted) this.#scheduleRestart(ranMs);
     else if (hostConfig.AutoRemove) await this.#removeItself(gone.resolve);
   }
@@ -457,7 +466,7 @@ export class LiveContainer {
     if (this.record.state.status !== 'restarting') return;
     void this.#kept.apply({ type: 'restart-cancelled' });
     this.#runs.closeNetwork();
-    this.#waiters.resolve('not-running');
+    this.#waiters.resolve('not-running', 'at-rest');
   }
 
   async #stop({ timeoutSeconds, signal }: StopOptions): Promise<boolean> {
@@ -539,7 +548,7 @@ export class LiveContainer {
     this.#ports.onRemoved(this);
     this.publish('destroy');
     this.#runs.giveUp();
-    this.#waiters.resolve('removed', 'next-exit', 'not-running');
+    this.#waiters.resolve('removed', 'next-exit', 'not-running', 'at-rest');
   }
 
   /** Those that nobody named. The container is gone, so what stays is told to the log alone. */

@@ -23,7 +23,7 @@ export function securityOptionsOf(options: readonly string[]): SecurityOptions {
     else if (name === 'seccomp' && value !== '') seccomp = value;
     else if (name === 'apparmor' && value !== '') apparmor = value;
     else if (name === 'label') refuseLabel(value);
-    else throw new AppError('invalid', `invalid --security-opt: ${JSON.stringify(option.slice(0, 100))}`);
+    else throw new AppError('invalid', `invalid --security-opt 2: ${JSON.stringify(option.slice(0, 100))}`);
   }
   return { noNewPrivileges, seccomp, apparmor, writableCgroups };
 }
@@ -31,7 +31,7 @@ export function securityOptionsOf(options: readonly string[]): SecurityOptions {
 function booleanOf(option: string, value: string): boolean {
   if (value === '' || value === 'true') return true;
   if (value === 'false') return false;
-  throw new AppError('invalid', `invalid --security-opt: ${JSON.stringify(option)}`);
+  throw new AppError('invalid', `invalid --security-opt 2: ${JSON.stringify(option)}`);
 }
 
 /** Containers are not labelled, so `disable` asks for what is. */

@@ -376,8 +376,9 @@ function seccompOf(
   { hostConfig, host }: SpecInput,
   capabilities: readonly string[],
 ): OciSeccomp | undefined {
-  if (hostConfig.Privileged || wanted === 'unconfined') return undefined;
   const isCustom = wanted !== undefined && wanted !== 'builtin';
+  // Whoever brings a profile means it, privileged or not.
+  if (wanted === 'unconfined' || (hostConfig.Privileged && !isCustom)) return undefined;
   if (!host.hasSeccomp) {
     if (!isCustom) return undefined;
     throw new AppError('unsupported', 'cannot use a seccomp profile: the kernel has no seccomp');

@@ -3,8 +3,11 @@ import { AppError } from '../../shared/errors.ts';
 import type { Cancelable } from '../../shared/streams.ts';
 import type { WaitCondition, WaitResult } from './containers.ts';
 
+/** What our own parts wait for: that it runs no more, and is not restarted either. */
+type Condition = WaitCondition | 'at-rest';
+
 interface Waiter {
-  readonly condition: WaitCondition;
+  readonly condition: Condition;
   readonly resolve: (result: WaitResult) => void;
 }
 
@@ -18,7 +21,7 @@ export class Waiters {
   }
 
   /** Resolves the next time that one of its condition is resolved. @throws AppError 'timeout' when it is cancelled */
-  wait(condition: WaitCondition, options: Cancelable): Promise<WaitResult> {
+  wait(condition: Condition, options: Cancelable): Promise<WaitResult> {
     const { promise, resolve, reject } = Promise.withResolvers<WaitResult>();
     const waiter: Waiter = { condition, resolve };
     this.#waiters.add(waiter);
@@ -31,7 +34,7 @@ export class Waiters {
   }
 
   /** These have come true. */
-  resolve(...conditions: readonly WaitCondition[]): void {
+  resolve(...conditions: readonly Condition[]): void {
     for (const waiter of this.#waiters) {
       if (!conditions.includes(waiter.condition)) continue;
       this.#waiters.delete(waiter);

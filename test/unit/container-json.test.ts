@@ -76,7 +76,7 @@ describe('a container in JSON', () => {
     expect(Object.keys(json.HostConfig ?? {})).toEqual(expect.arrayContaining(words(HOST_CONFIG)));
     expect(Object.keys(json.Config ?? {})).toEqual(expect.arrayContaining(words(CONFIG)));
     expect(Object.keys(json.NetworkSettings ?? {})).toEqual(expect.arrayContaining(words(NETWORK_SETTINGS)));
-    expect(Object.keys(wire(containerSummaryJson(details({ status: 'created' }))))).toEqual(
+    expect(Object.keys(wire(containerSummaryJson(details({ status: 'created' }), { apiMinor: 52 })))).toEqual(
       expect.arrayContaining(words(LISTED)),
     );
   });
@@ -88,8 +88,15 @@ describe('a container in JSON', () => {
     expect(json).toMatchObject({ Path: 'sh', Args: ['-c', 'echo hi'], Name: '/web', ExecIDs: null, Mounts: [] });
   });
 
+  it('tells annotations to whoever knows them', () => {
+    const annotated = details({ status: 'created' }, { HostConfig: { Annotations: { a: 'b' } } });
+    const hostConfig = (apiMinor: number) => containerSummaryJson(annotated, { apiMinor }).HostConfig;
+    expect(hostConfig(46)).toMatchObject({ Annotations: { a: 'b' } });
+    expect(hostConfig(45)).not.toHaveProperty('Annotations');
+  });
+
   it('quotes words with blanks in the command of a list', () => {
-    expect(containerSummaryJson(details({ status: 'created' }))).toMatchObject({
+    expect(containerSummaryJson(details({ status: 'created' }), { apiMinor: 52 })).toMatchObject({
       Command: "sh -c 'echo hi'",
       Names: ['/web'],
       Created: 1767323045,

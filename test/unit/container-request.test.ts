@@ -137,6 +137,8 @@ describe('planContainer', () => {
     [{ Cmd: [] }, 'no command specified'],
     [{ WorkingDir: 'tmp' }, "the working directory 'tmp' is invalid, it needs to be an absolute path"],
     [{ StopSignal: 'SIGNOPE' }, 'invalid signal: SIGNOPE'],
+    [{ StopSignal: 'SIG42' }, 'invalid signal: SIG42'],
+    [{ StopSignal: '0' }, 'invalid signal: 0'],
     [{ HostConfig: { Memory: 1024 } }, 'Minimum memory limit allowed is 6MB'],
     [{ HostConfig: { NanoCpus: 3e9 } }, 'range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available'],
     [

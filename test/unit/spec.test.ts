@@ -459,11 +459,13 @@ describe('security options', () => {
       architectures: ['SCMP_ARCH_X86_64'],
       syscalls: [{ name: 'chmod', action: 'SCMP_ACT_ERRNO' }],
     };
-    expect(spec({ hostConfig: { SecurityOpt: [`seccomp=${JSON.stringify(profile)}`] } }).linux.seccomp).toEqual({
-      defaultAction: 'SCMP_ACT_ALLOW',
-      architectures: ['SCMP_ARCH_X86_64'],
-      syscalls: [{ names: ['chmod'], action: 'SCMP_ACT_ERRNO' }],
-    });
+    const SecurityOpt = [`seccomp=${JSON.stringify(profile)}`];
+    for (const Privileged of [false, true])
+      expect(spec({ hostConfig: { SecurityOpt, Privileged } }).linux.seccomp).toEqual({
+        defaultAction: 'SCMP_ACT_ALLOW',
+        architectures: ['SCMP_ARCH_X86_64'],
+        syscalls: [{ names: ['chmod'], action: 'SCMP_ACT_ERRNO' }],
+      });
     expect(spec({ hostConfig: { SecurityOpt: ['seccomp=unconfined', 'apparmor=unconfined'] } })).toMatchObject({
       process: { apparmorProfile: 'unconfined' },
     });

@@ -1,5 +1,12 @@
 import { describe, expect, it } from 'vitest';
-import { formatBinaryBytes, formatBytes, formatSpan, parseBytes, parseDurationMs } from '../../shared/units.ts';
+import {
+  formatBinaryBytes,
+  formatBytes,
+  formatDuration,
+  formatSpan,
+  parseBytes,
+  parseDurationMs,
+} from '../../shared/units.ts';
 
 const [SECOND, MINUTE, HOUR, DAY] = [1000, 60_000, 3_600_000, 86_400_000];
 
@@ -94,4 +101,13 @@ describe('units, as docker writes them', () => {
   ])('%d ms ago is %s', (ms, text) => {
     expect(formatSpan(ms)).toBe(text);
   });
+});
+
+it.each([
+  [50, '50ms'],
+  [1500, '1.5s'],
+  [60_000, '1m0s'],
+  [5_400_000, '1h30m0s'],
+])('prints %d ms as %s', (ms, text) => {
+  expect(formatDuration(ms)).toBe(text);
 });
