@@ -1,4 +1,4 @@
-import { writeFile } from 'node:fs/promises';
+import { readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { run } from '../fixtures/programs.ts';
@@ -190,6 +190,27 @@ describe('a container', () => {
     expect(numbers.length).toBeGreaterThan(10);
     expect(numbers).toEqual(numbers.map((_, index) => index));
     await dockerOk(['rm', 'orphan']);
+  });
+});
+
+describe('layers that no image has any more', () => {
+  it('go with the last container, though the engine was never restarted', async () => {
+    const layers = async () =>
+      (await readdir(join(place.engine.directory, 'layers'))).filter((n) => n.endsWith('.erofs'));
+    const before = await layers();
+    await dockerOk(['run', '--name', 'source', image, 'sh', '-c', 'echo own >/own']);
+    await dockerOk(['commit', 'source', 'gone:1']);
+    await dockerOk(['create', '--name', 'last', 'gone:1', 'true']);
+    await dockerOk(['rmi', '-f', 'gone:1']);
+    expect(await layers()).toHaveLength(before.length + 1);
+    await dockerOk(['rm', 'last']);
+    await expect.poll(layers).toEqual(before);
+    // One that removes itself is put away after its end was told.
+    await dockerOk(['commit', 'source', 'gone:2']);
+    await dockerOk(['run', '--rm', 'gone:2', 'true']);
+    await dockerOk(['rmi', 'gone:2']);
+    await expect.poll(layers).toEqual(before);
+    await dockerOk(['rm', 'source']);
   });
 });
 
