@@ -188,6 +188,7 @@ class FsIngest implements Ingest {
   #flushed = 0;
   #flushing: Promise<void> | undefined;
   #state: 'open' | 'appending' | 'closed' = 'open';
+  #appending: { readonly bytes: Readable; readonly ended: Promise<unknown> } | undefined;
   /** The disk has failed to keep bytes of this file. The kernel tells that once: a later fsync would succeed without them. */
   #isLost = false;
 
@@ -238,6 +239,12 @@ class FsIngest implements Ingest {
   async append(bytes: Readable, options: AppendOptions = {}): Promise<number> {
     this.#assertOpen('append to');
     this.#state = 'appending';
+    const ended = this.#appendAll(bytes, options);
+    this.#appending = { bytes, ended };
+    return await ended;
+  }
+
+  async #appendAll(bytes: Readable, options: AppendOptions): Promise<number> {
     let gathered: Buffer[] = [];
     let gatheredBytes = 0;
     let writing: Promise<void> = Promise.resolve();
@@ -306,8 +313,8 @@ class FsIngest implements Ingest {
   }
 
   async abort(): Promise<void> {
+    await this.#endAppend();
     if (this.#state === 'closed') return;
-    this.#assertOpen('abort');
     try {
       await rm(this.#path, { force: true });
     } finally {
@@ -316,14 +323,21 @@ class FsIngest implements Ingest {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.#endAppend();
     if (this.#state === 'closed') return;
     if (this.#isLost) return this.abort();
-    this.#assertOpen('close');
     if (this.#hash !== undefined && this.#offset > 0) {
       const fingerprint = fingerprintOf(await this.#handle.stat());
       this.#ports.park(this.#id, { algorithm: this.#algorithm, hash: this.#hash, fingerprint });
     }
     await this.#close();
+  }
+
+  async #endAppend(): Promise<void> {
+    const { bytes, ended } = this.#appending ?? {};
+    if (this.#state !== 'appending' || bytes === undefined) return;
+    bytes.destroy(new AppError('conflict', `cannot append to ingest ${JSON.stringify(this.#id)}: it was closed`));
+    await ended?.catch(() => {});
   }
 
   async #close(): Promise<void> {

@@ -1,6 +1,13 @@
 /** BlobStore in memory: for tests and throw-away registries. Keeps every promise of blob-store.ts except durability. */
 import { addAbortSignal, Readable } from 'node:stream';
-import { type BlobInfo, type BlobStore, checkIngestId, type Ingest, resolveRange } from './blob-store.ts';
+import {
+  type AppendOptions,
+  type BlobInfo,
+  type BlobStore,
+  checkIngestId,
+  type Ingest,
+  resolveRange,
+} from './blob-store.ts';
 import { algorithmOf, type Digest, digestOf } from './digest.ts';
 import { AppError } from './errors.ts';
 
@@ -74,6 +81,14 @@ export function createMemoryBlobStore(options: MemoryBlobStoreOptions = {}): Blo
 
   function ingestOf(id: string, staging: Staging): Ingest {
     let state: 'open' | 'appending' | 'closed' = 'open';
+    let appending: { readonly bytes: Readable; readonly ended: Promise<unknown> } | undefined;
+    const endAppend = async () => {
+      if (state !== 'appending') return;
+      appending?.bytes.destroy(
+        new AppError('conflict', `cannot append to ingest ${JSON.stringify(id)}: it was closed`),
+      );
+      await appending?.ended.catch(() => {});
+    };
     const assertOpen = (action: string) => {
       if (state === 'open') return;
       const why = state === 'closed' ? 'it is closed' : 'an append is running';
@@ -84,6 +99,25 @@ export function createMemoryBlobStore(options: MemoryBlobStoreOptions = {}): Blo
       staging.isOpen = false;
       if (!keep) stagings.delete(id);
     };
+    const appendAll = async (bytes: Readable, { signal, onAdvance }: AppendOptions): Promise<number> => {
+      try {
+        signal?.throwIfAborted();
+        if (signal !== undefined) addAbortSignal(signal, bytes);
+        for await (const chunk of bytes) {
+          const buffer = Buffer.from(chunk);
+          staging.bytes.push(buffer);
+          staging.offset += buffer.length;
+          staging.modifiedAt = now();
+          onAdvance?.(staging.offset);
+        }
+        return staging.offset;
+      } catch (error) {
+        bytes.destroy();
+        throw error;
+      } finally {
+        state = 'open';
+      }
+    };
     return {
       get offset() {
         return staging.offset;
@@ -92,23 +126,9 @@ export function createMemoryBlobStore(options: MemoryBlobStoreOptions = {}): Blo
       async append(bytes, appendOptions = {}) {
         assertOpen('append to');
         state = 'appending';
-        try {
-          appendOptions.signal?.throwIfAborted();
-          if (appendOptions.signal !== undefined) addAbortSignal(appendOptions.signal, bytes);
-          for await (const chunk of bytes) {
-            const buffer = Buffer.from(chunk);
-            staging.bytes.push(buffer);
-            staging.offset += buffer.length;
-            staging.modifiedAt = now();
-            appendOptions.onAdvance?.(staging.offset);
-          }
-          return staging.offset;
-        } catch (error) {
-          bytes.destroy();
-          throw error;
-        } finally {
-          state = 'open';
-        }
+        const ended = appendAll(bytes, appendOptions);
+        appending = { bytes, ended };
+        return await ended;
       },
 
       async commit({ digest, sizeBytes }) {
@@ -127,14 +147,14 @@ export function createMemoryBlobStore(options: MemoryBlobStoreOptions = {}): Blo
       },
 
       async abort() {
+        await endAppend();
         if (state === 'closed') return;
-        assertOpen('abort');
         close(false);
       },
 
       async [Symbol.asyncDispose]() {
+        await endAppend();
         if (state === 'closed') return;
-        assertOpen('close');
         close(true);
       },
     };

@@ -64,7 +64,10 @@ export interface AppendOptions extends Cancelable {
   readonly takesChunks?: boolean;
 }
 
-/** One unfinished write. Disposing closes it and keeps what was received, for a later resume. */
+/**
+ * One unfinished write. Disposing closes it and keeps what was received, for a later resume. Whoever closes it, by that or
+ * by abort(), ends an append that still runs, which then fails: a failure elsewhere need not wait for it first.
+ */
 export interface Ingest extends AsyncDisposable {
   /** Bytes received so far: where a resumed sender goes on. */
   readonly offset: number;

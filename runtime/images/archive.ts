@@ -14,7 +14,7 @@ import { pipeline } from 'node:stream/promises';
 import { extract, pack } from 'tar-stream';
 import { z } from 'zod';
 import { algorithmOf, type Digest, digestOf, hexOf, parseDigest } from '../../shared/digest.ts';
-import { AppError, isKind } from '../../shared/errors.ts';
+import { AppError, isKind, messageOf } from '../../shared/errors.ts';
 import { isForeignLayer, isIndexType, isManifestType, MEDIA_TYPES } from '../../shared/media-types.ts';
 import { type Descriptor, MANIFEST_MAX_BYTES, parseManifest, referencesOf } from '../../shared/oci.ts';
 import { canonicalReference, familiarReference, parseReference, type Reference } from '../../shared/reference.ts';
@@ -275,23 +275,38 @@ async function unpack(
   const flow = pipeline(plain, parser, { signal });
   flow.catch(() => {});
   let entries = 0;
-  for await (const entry of parser) {
-    if (++entries > ENTRIES_MAX)
-      throw new AppError('invalid', `cannot load archive: it has more than ${ENTRIES_MAX} entries`);
-    const { name, type, linkname } = entry.header;
-    const path = normalize(name);
-    if (type === 'file' || type === 'contiguous-file') {
-      const file = await storeEntry(ports, Readable.from(entry, { objectMode: false }), lease);
-      if (file.isNew) brought.add(file.digest);
-      files.set(path, file);
-    } else {
-      if (type === 'symlink') links.set(path, normalize(`${path}/../${linkname ?? ''}`));
-      if (type === 'link') links.set(path, normalize(linkname ?? ''));
-      entry.resume();
+  try {
+    for await (const entry of parser) {
+      if (++entries > ENTRIES_MAX)
+        throw new AppError('invalid', `cannot load archive: it has more than ${ENTRIES_MAX} entries`);
+      const { name, type, linkname } = entry.header;
+      const path = normalize(name);
+      if (type === 'file' || type === 'contiguous-file') {
+        const file = await storeEntry(ports, Readable.from(entry, { objectMode: false }), lease);
+        if (file.isNew) brought.add(file.digest);
+        files.set(path, file);
+      } else {
+        if (type === 'symlink') links.set(path, normalize(`${path}/../${linkname ?? ''}`));
+        if (type === 'link') links.set(path, normalize(linkname ?? ''));
+        entry.resume();
+      }
     }
+    await flow;
+  } catch (error) {
+    throw archiveError(error);
   }
-  await flow;
   return { files, links };
+}
+
+/** What the parser and the decompressors find wrong is the archive's fault. */
+function archiveError(error: unknown): unknown {
+  if (!(error instanceof Error) || error instanceof AppError) return error;
+  const code = 'code' in error ? String(error.code) : undefined;
+  // The parser's errors alone have none.
+  if (code !== undefined && !/^(?:Z_|ZSTD_error_)/.test(code)) return error;
+  return new AppError('invalid', `cannot load archive: it is cut off or damaged: ${messageOf(error)}`, {
+    cause: error,
+  });
 }
 
 async function storeEntry(

@@ -203,6 +203,22 @@ export function blobStoreContract(name: string, make: () => Promise<BlobStoreFix
         await running;
       });
 
+      it.each(['abort', 'dispose'] as const)('ends an append that still runs on %s', async (how) => {
+        const ingest = await store.ingest('u1');
+        const slow = new Readable({ read() {} });
+        slow.push('abc');
+        const { promise: stored, resolve } = Promise.withResolvers<void>();
+        const running = ingest.append(slow, { onAdvance: () => resolve() });
+        const failed = expect(running).rejects.toMatchObject({ kind: 'conflict' });
+        for (let i = 0; i < 20; i++) slow.push(Buffer.alloc(1 << 16));
+        await stored;
+        await (how === 'abort' ? ingest.abort() : ingest[Symbol.asyncDispose]());
+        await failed;
+        expect(slow.destroyed).toBe(true);
+        await using again = await store.ingest('u1');
+        expect(again.offset > 0).toBe(how === 'dispose');
+      });
+
       it.each(['', '..', '../x', 'a/b', 'a\0b', 'a b', 'ü', 'x'.repeat(129)])('refuses the id %j', async (id) => {
         await expect(store.ingest(id)).rejects.toMatchObject({ kind: 'invalid' });
         await expect(store.ingestInfo(id)).rejects.toMatchObject({ kind: 'invalid' });

@@ -5,6 +5,7 @@ import type { ServerResponse } from 'node:http';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
+import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { createOpenAccess } from '../../registry/access/open-access.ts';
 import type { PullEvent } from '../../runtime/images/progress.ts';
@@ -821,6 +822,32 @@ describe('create, save and load', () => {
     expect(loaded).toEqual([{ id: digestOfImage(image), reference }]);
     for (const [digest, bytes] of image.blobs) expect(await buffer(await rig.blobs.open(digest))).toEqual(bytes);
     expect((await rig.images.usage()).orphans).toMatchObject({ layers: 0, blobs: 0, bytes: 0 });
+  });
+
+  it.each([
+    ['plain', (tar: Buffer) => tar],
+    ['gzip', (tar: Buffer) => gzipSync(tar, { level: 1 })],
+    ['zstd', (tar: Buffer) => zstdCompressSync(tar)],
+  ])('takes nothing of an archive that ends early, and goes on (%s)', async (_form, packed) => {
+    const reference = await pulled('app', buildImage({ layers: [layer('a', 300_000)] }));
+    const archive = packed(await buffer(await rig.images.save([reference])));
+    await rig.images.remove(reference);
+    for (const end of [100, 700, archive.length >> 1, archive.length - 2000])
+      await expect(rig.images.load(Readable.from([archive.subarray(0, end)]))).rejects.toMatchObject({
+        kind: 'invalid',
+        message: expect.stringContaining('cut off'),
+      });
+    // Where the client goes away, too.
+    const sent = [archive.subarray(0, archive.length >> 1)];
+    const leaving = new Readable({
+      read() {
+        const next = sent.pop();
+        if (next === undefined) this.destroy(Object.assign(new Error('aborted'), { code: 'ECONNRESET' }));
+        else this.push(next);
+      },
+    });
+    await expect(rig.images.load(leaving)).rejects.toThrow('aborted');
+    expect(await bytesHere()).toEqual(NOTHING);
   });
 
   it('keeps of a layout only what its images are made of', async () => {
