@@ -2,7 +2,8 @@
  * Builds with everything that Docker's classic API has no place for, under `/berth/v1/builds` (docs/engine-api.md):
  *
  *   POST /berth/v1/builds                 begins a build; its answer is a stream of what happens, and its lifetime
- *   POST /berth/v1/builds/ID/files        names, sizes and times of a context's files; answers which ones are missing
+ *   POST /berth/v1/builds/ID/files        names, sizes and times of a context's files; answers which ones are missing,
+ *                                         and if none is, the context is there
  *   PUT  /berth/v1/builds/ID/context      the missing files, or a whole context, as a tar
  *   GET  /berth/v1/builds/ID/files        the files of a built image as a tar
  *   GET  /berth/v1/builds/ID/layout       the built images as an OCI layout in a tar
@@ -14,11 +15,12 @@
  */
 import { randomUUID } from 'node:crypto';
 import { addAbortListener, once } from 'node:events';
-import type { Readable, Writable } from 'node:stream';
+import { Readable, type Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { z } from 'zod';
 import { AppError } from '../../shared/errors.ts';
 import { unlessAborted } from '../../shared/streams.ts';
+import { TAR_END } from '../../shared/tar-writer.ts';
 import type { BuildContext, BuildEvent, BuildResult, ContextDelta, NamedContext } from '../engine.ts';
 import { eventJson, readContextEntries, resultJson } from './berth-build-json.ts';
 import {
@@ -97,6 +99,7 @@ export function addBerthBuildRoutes(router: ApiRouter, engine: BuildPorts): void
 
   router.post('/berth/v1/builds/:id/files', async (ctx) => {
     const session = sessionOf(ctx);
+    const signal = AbortSignal.any([disconnectSignal(ctx), session.ended.signal]);
     await working(session, queryText(ctx, 'context') ?? '', async (upload) => {
       if (upload.name === undefined)
         throw new AppError('invalid', 'cannot compare files: the context of this build was begun without a name');
@@ -106,6 +109,8 @@ export function addBerthBuildRoutes(router: ApiRouter, engine: BuildPorts): void
       using _ = addAbortListener(session.ended.signal, () => void body.destroy());
       const delta = await engine.builds.contexts.compare(upload.name, noting(readContextEntries(body), paths));
       upload.delta = delta;
+      // Nothing to wait for: a client that has changed nothing is spared a request.
+      if (delta.missing.length === 0) receive(upload, await delta.complete(Readable.from([TAR_END]), { signal }));
       sendJson(ctx, { missing: indexesOf(delta.missing, paths) });
     });
   });
@@ -117,8 +122,7 @@ export function addBerthBuildRoutes(router: ApiRouter, engine: BuildPorts): void
       const context = await (upload.delta === undefined
         ? engine.builds.contexts.receive(requestBody(ctx), { signal })
         : upload.delta.complete(requestBody(ctx), { signal }));
-      upload.isOver = true;
-      upload.received.resolve(context);
+      receive(upload, context);
     });
     ctx.status = 204;
   });
@@ -198,6 +202,11 @@ function uploadsOf(body: BerthBuild): Map<string, Upload> {
     uploads.set(name, { name: source.name, received, delta: undefined, work: undefined, isOver: false });
   }
   return uploads;
+}
+
+function receive(upload: Upload, context: BuildContext): void {
+  upload.isOver = true;
+  upload.received.resolve(context);
 }
 
 /** Works on a context of a build, alone. A failure ends the build, too. @throws AppError 'not-found', 'conflict' */

@@ -7,15 +7,23 @@ import { isKind } from '../../shared/errors.ts';
 import type { Cancelable } from '../../shared/streams.ts';
 import { decompress } from '../images/decompress.ts';
 import type { Lease } from '../images/images.ts';
-import type { Chain, LayerStore } from '../layers/layer-store.ts';
+import type { Chain, LayerId, LayerStore } from '../layers/layer-store.ts';
 import { createTarParser, isTarHeader, TAR_BLOCK_BYTES } from '../layers/tar.ts';
 import { type FileTree, openFileTree } from './file-tree.ts';
-import { type SelectedEntry, type SelectedItem, type Selection, selectFiles } from './selection.ts';
+import {
+  type SelectedEntry,
+  type SelectedItem,
+  type Selection,
+  type SelectionOrder,
+  selectFiles,
+} from './selection.ts';
 
 export interface UnpackOptions extends Cancelable {
   readonly layers: LayerStore;
   /** Protects the layers of the archives. */
   readonly lease: Lease;
+  /** Called with each of them, also when it is not used in the end. */
+  readonly onUnpacked?: (layer: LayerId) => void;
 }
 
 /**
@@ -25,12 +33,33 @@ export interface UnpackOptions extends Cancelable {
  */
 export async function unpackArchives(selection: Selection, options: UnpackOptions): Promise<readonly Selection[]> {
   const found: Selection[] = [];
-  for (const item of selection.items) {
+  for (const [index, item] of selection.items.entries()) {
     const unpacked = item.kind === 'single' ? await unpack(selection.tree, item, options) : undefined;
-    if (unpacked === undefined) found.push({ ...selection, items: [item] });
-    else found.push(await selectUnpacked(unpacked, options.layers));
+    if (unpacked === undefined) found.push({ ...selection, items: [item], order: { ...selection.order, item: index } });
+    else {
+      const tree = await openFileTree(options.layers, unpacked.chain);
+      found.push(await selectAgain(tree, { sources: ['/'], owners: 'kept', unpacked: unpacked.directories }));
+    }
   }
   return found;
+}
+
+/** What `order` has selected, out of the same tree. */
+export async function selectAgain(tree: FileTree, order: SelectionOrder): Promise<Selection> {
+  const { item, unpacked, ...request } = order;
+  const selection = await selectFiles({ tree, ...request });
+  const items = item === undefined ? selection.items : selection.items.slice(item, item + 1);
+  return { ...selection, order, items: unpacked === undefined ? items : items.map((one) => asUnpacked(one, unpacked)) };
+}
+
+function asUnpacked(item: SelectedItem, directories: ReadonlySet<string>): SelectedItem {
+  if (item.kind === 'single') return item;
+  const isImplied = ({ path, merged }: SelectedEntry) => merged.directory !== undefined && !directories.has(path);
+  return {
+    ...item,
+    isUnpacked: true,
+    entries: item.entries.map((entry) => (isImplied(entry) ? { ...entry, isImplied: true } : entry)),
+  };
 }
 
 interface Unpacked {
@@ -39,27 +68,12 @@ interface Unpacked {
   readonly directories: ReadonlySet<string>;
 }
 
-async function selectUnpacked({ chain, directories }: Unpacked, layers: LayerStore): Promise<Selection> {
-  const tree = await openFileTree(layers, chain);
-  const selection = await selectFiles({ tree, sources: ['/'], owners: 'kept' });
-  const items = selection.items.map((item): SelectedItem => {
-    if (item.kind === 'single') return item;
-    const isImplied = ({ path, merged }: SelectedEntry) => merged.directory !== undefined && !directories.has(path);
-    return {
-      ...item,
-      isUnpacked: true,
-      entries: item.entries.map((entry) => (isImplied(entry) ? { ...entry, isImplied: true } : entry)),
-    };
-  });
-  return { ...selection, items };
-}
-
 type SingleItem = Extract<SelectedItem, { readonly kind: 'single' }>;
 
 async function unpack(
   tree: FileTree,
   item: SingleItem,
-  { layers, lease, signal }: UnpackOptions,
+  { layers, lease, signal, onUnpacked }: UnpackOptions,
 ): Promise<Unpacked | undefined> {
   const { node, layer } = item.merged;
   if (node.kind !== 'file' || node.sizeBytes === 0) return undefined;
@@ -68,6 +82,7 @@ async function unpack(
   const directories = new Set<string>();
   const tar = Readable.from(noteDirectories(await decompress(await open()), directories), { objectMode: false });
   const made = await layers.make(tar, [], { signal, files: { removed: [] }, protect: (id) => lease.protect(id) });
+  onUnpacked?.(made.id);
   return { chain: [made.id], directories };
 }
 

@@ -22,6 +22,7 @@ import type {
 } from './builds.ts';
 import type { BuildCache } from './cache.ts';
 import type { LocalContexts } from './contexts-local.ts';
+import type { FetchedSources } from './fetched-sources.ts';
 import { filesOf, pushImages, topOf } from './outputs.ts';
 import type { Provenance } from './provenance.ts';
 import { chooseRecords, diskBytesOf, freedBytes } from './prune.ts';
@@ -41,6 +42,7 @@ import { type RunningStep, Steps, type Underway } from './steps.ts';
 export interface BuildsPorts extends StagePorts, RemoteCachePorts {
   readonly contexts: LocalContexts;
   readonly cache: BuildCache;
+  readonly sources: FetchedSources;
   readonly host: WantedPlatform;
   readonly log: Log;
   /** Any on the disk that the cache is on. */
@@ -69,10 +71,11 @@ export interface LocalBuilds extends Builds {
 
 export function createBuilds(ports: BuildsPorts): LocalBuilds {
   const underway: Underway = new Map();
-  const parts = [ports.cache, ports.caches, ports.contexts] as const;
+  const { cache, caches, contexts, sources } = ports;
+  const parts = [cache, caches, contexts, sources] as const;
 
   const readRecords = async (): Promise<readonly CacheRecord[]> => {
-    const records = [...(await ports.cache.records()), ...ports.caches.records(), ...ports.contexts.records()];
+    const records = [...(await cache.records()), ...[caches, contexts, sources].flatMap((part) => part.records())];
     return records.toSorted((a, b) => b.usedAt.getTime() - a.usedAt.getTime());
   };
 
@@ -95,7 +98,7 @@ export function createBuilds(ports: BuildsPorts): LocalBuilds {
     const { maxAgeMs, maxBytes, minFreeBytes } = ports.policy;
     const isSet = (limit: number) => limit > 0;
     try {
-      await ports.cache.flush();
+      await Promise.all([cache, contexts, sources].map((part) => part.flush()));
       if (isSet(maxAgeMs)) await prune({ all: true, unusedSince: new Date(ports.now().getTime() - maxAgeMs) });
       const limits = {
         ...(isSet(maxBytes) && { keepBytes: maxBytes }),
@@ -109,7 +112,7 @@ export function createBuilds(ports: BuildsPorts): LocalBuilds {
 
   let tidying: Promise<void> = Promise.resolve();
   return {
-    contexts: ports.contexts,
+    contexts,
     settled: () => tidying,
     async build(request, { signal = new AbortController().signal, onEvent = () => {} } = {}) {
       const build = new Building(ports, underway, withSourceDate(request), { signal, onEvent });
@@ -130,8 +133,8 @@ export function createBuilds(ports: BuildsPorts): LocalBuilds {
     },
     prune,
     cached() {
-      const { layers, blobs } = ports.cache.content();
-      return { layers: new Set([...layers, ...ports.contexts.layersInUse()]), blobs };
+      const { layers, blobs } = cache.content();
+      return { layers: new Set([...layers, ...contexts.layersInUse(), ...sources.layersInUse()]), blobs };
     },
     async sweep() {
       await rm(ports.runDirectory, { recursive: true, force: true });
@@ -152,6 +155,11 @@ function checksOf(
   return checkDockerfile(dockerfile, { buildArgs, predefined });
 }
 
+function cacheWarning(source: string, why: string): BuildWarning {
+  const message = `cannot read the build cache ${JSON.stringify(source)}: ${why}`;
+  return { rule: 'UnreadableCache', message, url: undefined, line: undefined, source: undefined };
+}
+
 interface Built {
   readonly state: StageState;
   readonly platform: Platform;
@@ -166,6 +174,7 @@ class Building {
   readonly #options: { readonly signal: AbortSignal; readonly onEvent: (event: BuildEvent) => void };
   readonly #results = new Map<string, KeyedResult>();
   #imported: ImportedCache | undefined;
+  readonly #warnings: BuildWarning[] = [];
   /** Indexes, statements and lists of caches: no image names them. */
   readonly #documents = new Set<Digest>();
 
@@ -183,7 +192,6 @@ class Building {
 
   async run(): Promise<BuildResult> {
     const request = this.#request;
-    const { onEvent } = this.#options;
     const ports = this.#ports;
     const startedAt = ports.now();
     await using undo = new AsyncDisposableStack();
@@ -191,9 +199,9 @@ class Building {
     undo.defer(() => this.#discardDocuments());
     const lease = undo.use(ports.images.lease());
     const dockerfile = await readDockerfile(request);
-    const warnings = checksOf(dockerfile, request, ports.host);
-    for (const warning of warnings) onEvent({ kind: 'warning', warning });
-    const violation = checkError(dockerfile, warnings);
+    const findings = checksOf(dockerfile, request, ports.host);
+    findings.forEach(this.#warn);
+    const violation = checkError(dockerfile, findings);
     if (violation !== undefined) throw violation;
 
     const steps = this.#steps(lease, undo);
@@ -214,7 +222,7 @@ class Building {
     const owned = undo.move();
     return {
       images,
-      warnings,
+      warnings: this.#warnings,
       files: (image) => filesOf(ports, image),
       layout: async () => {
         const top = await topOf(ports.images, images, lease);
@@ -238,6 +246,11 @@ class Building {
       [Symbol.asyncDispose]: () => owned.disposeAsync(),
     };
   }
+
+  readonly #warn = (warning: BuildWarning): void => {
+    this.#warnings.push(warning);
+    this.#options.onEvent({ kind: 'warning', warning });
+  };
 
   #noting(images: Images): Images {
     return {
@@ -276,7 +289,7 @@ class Building {
       sources: cacheFrom,
       credentials,
       signal,
-      onUnreadable: (source, why) => ports.log.warn('a build cache cannot be read', { source, why }),
+      onUnreadable: (source, why) => this.#warn(cacheWarning(source, why)),
     });
     this.#imported = imported;
     const wanted = (request.platforms ?? []).map((text) => platformOf(parsePlatform(text, ports.host)));

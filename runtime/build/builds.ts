@@ -200,7 +200,7 @@ export interface BuildResult extends AsyncDisposable {
   ): Promise<Descriptor>;
 }
 
-export type CacheRecordKind = 'regular' | 'source.local' | 'exec.cachemount';
+export type CacheRecordKind = 'regular' | 'source.local' | 'source.git' | 'source.http' | 'exec.cachemount';
 
 export interface CacheRecord {
   readonly id: string;

@@ -26,7 +26,8 @@ import type { BuildContext, ContextDelta, ContextEntry, Contexts } from './conte
 import { type Comparison, type ContextIndex, compareWith, indexOf } from './context-index.ts';
 import type { ContextTables } from './context-tables.ts';
 import { openFileTree, readText } from './file-tree.ts';
-import { type GitTrees, parseGitReference } from './git.ts';
+import type { GitTrees } from './git.ts';
+import { parseGitReference } from './git-reference.ts';
 import type { RemoteFiles } from './remote-files.ts';
 
 export interface ContextLimits {
@@ -58,6 +59,8 @@ export interface LocalContexts extends Contexts {
   layersInUse(): ReadonlySet<LayerId>;
   /** Kept contexts as `system df` and `builder prune` see them, newest use first. */
   records(): readonly CacheRecord[];
+  /** Writes down what was used since the last time: after a build, since a crash may forget when that was. */
+  flush(): Promise<void>;
   /** Forgets kept contexts by the id of their record, but those that a build uses. */
   remove(ids: ReadonlySet<string>): Promise<{ readonly removed: readonly string[]; readonly bytes: number }>;
 }
@@ -92,6 +95,8 @@ export async function createContexts(ports: ContextPorts): Promise<LocalContexts
   const log = ports.log.child({ component: 'contexts' });
   const kept = await readRows(ports);
   const indexes = new Map<string, Promise<ContextIndex>>();
+  /** Used since the last flush, and not changed. */
+  const usedAgain = new Set<Kept>();
 
   async function make(tar: Readable, lower: Chain, making: Cancelable & { lease: Lease; removed: readonly string[] }) {
     tar.on('error', () => {});
@@ -157,7 +162,7 @@ export async function createContexts(ports: ContextPorts): Promise<LocalContexts
       const lease = undo.use(ports.lease());
       const { chain } = await ports.git.fetch(reference, { signal, lease });
       undo.move();
-      // Not discarded: another build of the same commit needs no fetch while the layer is there.
+      // Not discarded: it is kept for the next build of the same commit.
       return contextOf(chain, lease, async () => {});
     }
     const body = await ports.remote.open(url, { signal });
@@ -302,6 +307,10 @@ export async function createContexts(ports: ContextPorts): Promise<LocalContexts
     current.usedCount += 1;
     // In memory first: from here on its layers are in use, whoever collects.
     kept.set(id, current);
+    if (isSame) {
+      usedAgain.add(current);
+      return current;
+    }
     const values = {
       ...{ id, description: current.description, chain: JSON.stringify(chain), diskBytes: current.diskBytes },
       ...{ createdMs: current.createdAt.getTime(), usedMs: current.usedAt.getTime(), usedCount: current.usedCount },
@@ -313,7 +322,7 @@ export async function createContexts(ports: ContextPorts): Promise<LocalContexts
         .onConflict((conflict) => conflict.column('id').doUpdateSet(values))
         .execute(),
     );
-    if (before !== undefined && !isSame && before.users === 0) await discard(before.chain);
+    if (before !== undefined && before.users === 0) await discard(before.chain);
     await shrink();
     return current;
   }
@@ -360,6 +369,19 @@ export async function createContexts(ports: ContextPorts): Promise<LocalContexts
     compare,
     diskBytes: async () => diskBytes(),
     layersInUse,
+    async flush() {
+      const found = [...usedAgain];
+      usedAgain.clear();
+      if (found.length === 0) return;
+      await database.write(async (transaction) => {
+        for (const { id, usedAt, usedCount } of found)
+          await transaction
+            .updateTable('buildContext')
+            .set({ usedMs: usedAt.getTime(), usedCount })
+            .where('id', '=', id)
+            .execute();
+      });
+    },
     records: () =>
       [...kept.values()]
         .sort((a, b) => b.usedAt.getTime() - a.usedAt.getTime())

@@ -4,11 +4,14 @@ import { parseDigest } from '../../shared/digest.ts';
 import { AppError } from '../../shared/errors.ts';
 import type { Stage } from '../dockerfile/dockerfile.ts';
 import type { AddInstruction, CopyInstruction } from '../dockerfile/instructions.ts';
+import type { ImageLayer } from '../images/images.ts';
+import type { LayerId } from '../layers/layer-store.ts';
 import { unpackArchives } from './archives.ts';
 import type { StepResult } from './cache.ts';
-import { type CopySource, copyLayer } from './copy.ts';
+import type { CopyRequest, CopySource, InlineFile } from './copy.ts';
+import { copyTar } from './copy-thread.ts';
 import type { FileTree } from './file-tree.ts';
-import { parseGitReference } from './git.ts';
+import { parseGitReference } from './git-reference.ts';
 import { digestSelection, type Selection, selectFiles } from './selection.ts';
 import { type BuildWork, isFresh, type Performing, treeFrom, treeOfState, type Where } from './stage-work.ts';
 import { stepKey } from './step-key.ts';
@@ -18,7 +21,7 @@ export async function copyStep(
   work: BuildWork,
   { state, stage, instruction }: Performing<CopyInstruction | AddInstruction>,
 ): Promise<StepResult & { readonly isCached: boolean }> {
-  const { ports, request, lease, signal } = work;
+  const { ports, signal } = work;
   const { layers, config } = state;
   const { kind, destination, chown, chmod, link } = instruction;
   const workingDirectory = config.WorkingDir || '/';
@@ -28,27 +31,33 @@ export async function copyStep(
     link ? null : layers.map((layer) => layer.diffId),
     sources.map(({ digest }) => digest),
     [destination, workingDirectory, chown, chmod],
-    request.sourceDateEpoch,
+    work.request.sourceDateEpoch,
   ]);
   const make = async (): Promise<StepResult> => {
     using _ = await ports.slots.acquire('steps', signal);
     const createdAt = ports.now();
-    const tar = await copyLayer({
+    await using opened = await openSources(work, sources);
+    const request: CopyRequest = {
       instruction: kind,
-      sources: sources.map(({ source }) => source),
+      sources: opened.sources,
       destination,
       workingDirectory,
       below: link ? undefined : await treeOfState(work, state),
       chown,
       chmod,
       createdAt,
-      sourceDateEpoch: request.sourceDateEpoch,
-    });
-    const stream = Readable.from(tar, { objectMode: false, highWaterMark: 1 << 20 });
-    const layer = await ports.images.putLayer(stream, { lower: link ? [] : layers, lease, signal });
-    return { layer, createdAt };
+      sourceDateEpoch: work.request.sourceDateEpoch,
+    };
+    return { layer: await putCopy(work, request, link ? [] : layers), createdAt };
   };
   return await work.steps.obtain({ key, isFresh: isFresh(work, stage), lower: layers, make }, instruction.text, work);
+}
+
+async function putCopy(work: BuildWork, request: CopyRequest, lower: readonly ImageLayer[]): Promise<ImageLayer> {
+  const { ports, lease, signal } = work;
+  const tar = await copyTar(ports.layers, request, { signal });
+  const stream = Readable.from(tar, { objectMode: false, highWaterMark: 1 << 20 });
+  return await ports.images.putLayer(stream, { lower, lease, signal });
 }
 
 /** All files of a tree as the first layer of a stage: FROM a directory. They are root's. */
@@ -56,13 +65,12 @@ export async function copyWhole(
   work: BuildWork,
   { stage, tree, text }: { readonly stage: Stage; readonly tree: FileTree; readonly text: string },
 ): Promise<StepResult> {
-  const { ports, request, lease, signal } = work;
-  const { sourceDateEpoch } = request;
+  const { sourceDateEpoch } = work.request;
   const selection = await selectFiles({ tree, sources: ['/'], owners: 'root' });
-  const key = stepKey('copy', [null, await digestSelection(selection, ports.digests), '/', sourceDateEpoch]);
+  const key = stepKey('copy', [null, await digestSelection(selection, work.ports.digests), '/', sourceDateEpoch]);
   const make = async (): Promise<StepResult> => {
-    const createdAt = ports.now();
-    const tar = await copyLayer({
+    const createdAt = work.ports.now();
+    const request: CopyRequest = {
       instruction: 'FROM',
       sources: [{ kind: 'selection', selection }],
       destination: '/',
@@ -70,18 +78,22 @@ export async function copyWhole(
       below: undefined,
       createdAt,
       sourceDateEpoch,
-    });
-    const stream = Readable.from(tar, { objectMode: false, highWaterMark: 1 << 20 });
-    return { layer: await ports.images.putLayer(stream, { lower: [], lease, signal }), createdAt };
+    };
+    return { layer: await putCopy(work, request, []), createdAt };
   };
   return await work.steps.obtain({ key, isFresh: isFresh(work, stage), lower: [], make }, text, work);
 }
 
-interface KeyedSource {
-  readonly source: CopySource;
-  /** Names what would be copied, whatever its times are. */
-  readonly digest: string;
-}
+/** A source with what names it in the step's key: what would be copied, whatever its times are. */
+type KeyedSource =
+  | { readonly kind: 'inline'; readonly file: InlineFile; readonly digest: string }
+  | {
+      readonly kind: 'selection';
+      readonly selection: Selection;
+      /** Archives in it are unpacked. */
+      readonly unpack: boolean;
+      readonly digest: string;
+    };
 
 async function sourcesOf(
   work: BuildWork,
@@ -90,7 +102,8 @@ async function sourcesOf(
 ): Promise<readonly KeyedSource[]> {
   const inline = instruction.files.map(
     ({ name, content }): KeyedSource => ({
-      source: { kind: 'inline', file: { name, content: Buffer.from(content) } },
+      kind: 'inline',
+      file: { name, content: Buffer.from(content) },
       digest: JSON.stringify([name, content]),
     }),
   );
@@ -98,33 +111,59 @@ async function sourcesOf(
     instruction.kind === 'COPY'
       ? await copySelections(work, instruction, where)
       : await addSelections(work, instruction);
-  const keyed = selections.map(
-    async (selection): Promise<KeyedSource> => ({
-      source: { kind: 'selection', selection },
-      digest: await digestSelection(selection, work.ports.digests),
-    }),
-  );
+  const keyed = selections.map(async ({ selection, unpack }): Promise<KeyedSource> => {
+    const digest = await digestSelection(selection, work.ports.digests);
+    return { kind: 'selection', selection, unpack, digest: unpack ? `${digest} unpacked` : digest };
+  });
   return [...inline, ...(await Promise.all(keyed))];
 }
 
-async function copySelections(
-  work: BuildWork,
-  instruction: CopyInstruction,
-  where: Where,
-): Promise<readonly Selection[]> {
+interface Chosen {
+  readonly selection: Selection;
+  readonly unpack: boolean;
+}
+
+interface OpenedSources extends AsyncDisposable {
+  readonly sources: readonly CopySource[];
+}
+
+/** Archives become layers of their own, which go when the copy is done. */
+async function openSources({ ports, signal }: BuildWork, keyed: readonly KeyedSource[]): Promise<OpenedSources> {
+  const unpacked = new Set<LayerId>();
+  await using undo = new AsyncDisposableStack();
+  // After the lease has ended.
+  undo.defer(() => ports.images.discard({ layers: unpacked, blobs: new Set() }).then(() => {}));
+  const lease = undo.use(ports.images.lease());
+  const sources: CopySource[] = [];
+  for (const source of keyed) {
+    if (source.kind === 'inline') {
+      sources.push({ kind: 'inline', file: source.file });
+      continue;
+    }
+    const { selection, unpack } = source;
+    const onUnpacked = (id: LayerId) => unpacked.add(id);
+    const selections = unpack
+      ? await unpackArchives(selection, { layers: ports.layers, lease, signal, onUnpacked })
+      : [selection];
+    for (const one of selections) sources.push({ kind: 'selection', selection: one });
+  }
+  const owned = undo.move();
+  return { sources, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+}
+
+async function copySelections(work: BuildWork, instruction: CopyInstruction, where: Where): Promise<readonly Chosen[]> {
   const { sources, exclude: excludes, parents, from } = instruction;
   if (sources.length === 0) return [];
   const { tree } = await treeFrom(work, from, where);
   const owners = from === undefined || work.contexts.has(from) ? 'root' : 'kept';
-  return [await selectFiles({ tree, sources, excludes, parents, owners })];
+  return [{ selection: await selectFiles({ tree, sources, excludes, parents, owners }), unpack: false }];
 }
 
 /** Runs of paths are selected together, so that a wildcard among them may name nothing. */
-async function addSelections(work: BuildWork, instruction: AddInstruction): Promise<readonly Selection[]> {
+async function addSelections(work: BuildWork, instruction: AddInstruction): Promise<readonly Chosen[]> {
   const { ports, lease, signal } = work;
   const { checksum, unpack, exclude: excludes, keepGitDir } = instruction;
-  const unpacking = { layers: ports.layers, lease, signal };
-  const found: Selection[] = [];
+  const found: Chosen[] = [];
   let paths: string[] = [];
   const takePaths = async () => {
     if (paths.length === 0) return;
@@ -135,7 +174,7 @@ async function addSelections(work: BuildWork, instruction: AddInstruction): Prom
       );
     const { tree } = await work.context();
     const selection = await selectFiles({ tree, sources: paths, excludes, owners: 'root' });
-    found.push(...(unpack === false ? [selection] : await unpackArchives(selection, unpacking)));
+    found.push({ selection, unpack: unpack !== false });
     paths = [];
   };
   for (const source of instruction.sources) {
@@ -149,13 +188,14 @@ async function addSelections(work: BuildWork, instruction: AddInstruction): Prom
     if (repository !== undefined) {
       const sshAgent = work.request.ssh?.get('default');
       const { chain } = await ports.git.fetch(repository, { lease, checksum, keepGitDir, sshAgent, signal });
-      found.push(await selectFiles({ tree: await work.tree(chain), sources: ['/'], excludes, owners: 'root' }));
+      const tree = await work.tree(chain);
+      found.push({ selection: await selectFiles({ tree, sources: ['/'], excludes, owners: 'root' }), unpack: false });
       continue;
     }
     const expected = checksum === undefined ? undefined : parseDigest(checksum);
     const { name, chain } = await ports.remote.fetch(source, { lease, checksum: expected, signal });
     const selection = await selectFiles({ tree: await work.tree(chain), sources: [`/${name}`], owners: 'root' });
-    found.push(...(unpack === true ? await unpackArchives(selection, unpacking) : [selection]));
+    found.push({ selection, unpack: unpack === true });
   }
   await takePaths();
   return found;

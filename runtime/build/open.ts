@@ -18,24 +18,27 @@ import type { Images } from '../images/images.ts';
 import { hostPlatform } from '../images/platform.ts';
 import { diskUsage } from '../kernel/disk-usage.ts';
 import { hasEmulator } from '../kernel/emulators.ts';
-import type { LayerStore } from '../layers/layer-store.ts';
+import type { LayerId, LayerStore } from '../layers/layer-store.ts';
 import type { Snapshotter } from '../layers/snapshotter.ts';
 import { type CachePolicy, createBuilds, type LocalBuilds } from './builds-local.ts';
 import { BUILD_CACHE_MIGRATIONS, type CacheTables, openBuildCache } from './cache.ts';
 import { CACHE_MOUNT_MIGRATIONS, type CacheMountTables, openCacheMounts } from './cache-mounts.ts';
 import { BUILD_CONTEXT_MIGRATIONS, type ContextTables } from './context-tables.ts';
 import { createContexts } from './contexts-local.ts';
+import { FETCHED_SOURCE_MIGRATIONS, type FetchedSourceTables, openFetchedSources } from './fetched-sources.ts';
 import { createFileDigests } from './file-digests.ts';
 import { createGitTrees } from './git.ts';
 import { createRemoteFiles, sweepDownloads } from './remote-files.ts';
 import { BUILD_RUN_MIGRATIONS, type RunTables } from './run.ts';
+import { createMemory } from './steps.ts';
 
-export type BuildTables = CacheTables & CacheMountTables & ContextTables & RunTables;
+export type BuildTables = CacheTables & CacheMountTables & ContextTables & FetchedSourceTables & RunTables;
 export const BUILD_MIGRATIONS = [
   ...BUILD_CACHE_MIGRATIONS,
   ...CACHE_MOUNT_MIGRATIONS,
   ...BUILD_CONTEXT_MIGRATIONS,
   ...BUILD_RUN_MIGRATIONS,
+  ...FETCHED_SOURCE_MIGRATIONS,
 ];
 
 export interface BuildsOptions {
@@ -65,6 +68,8 @@ export interface BuildsOptions {
 
 /** Commands wait for disks and networks as well as for processors. */
 const STEPS_MIN = 4;
+/** Instructions that change no file: some hundred bytes each. */
+const DESCRIBED_MAX = 10_000;
 /** A server that sends nothing for so long will send nothing any more. */
 const IDLE_TIMEOUT_MS = 60_000;
 
@@ -76,15 +81,16 @@ export async function openBuilds(options: BuildsOptions): Promise<LocalBuilds> {
   await sweepDownloads(fetching);
   const userAgent = `berthd/${options.version}`;
   const host = hostPlatform(options.architecture);
+  const discard = (gone: ReadonlySet<LayerId>) => images.discard({ layers: gone, blobs: new Set() });
+  const sources = await openFetchedSources({ database, layers, discard, log, now });
   const remote = createRemoteFiles({
     transport: createHttpTransport({ proxies, userAgent, idleTimeoutMs: IDLE_TIMEOUT_MS }),
-    ...{ layers, directory: fetching, randomId },
+    ...{ layers, sources, directory: fetching, randomId },
   });
-  const git = createGitTrees({ layers, directory: fetching, randomId, proxies });
+  const git = createGitTrees({ layers, sources, directory: fetching, randomId, proxies });
   const contexts = await createContexts({
-    ...{ database, layers, git, remote, log, now },
+    ...{ database, layers, git, remote, log, now, discard },
     lease: () => images.lease(),
-    discard: (gone) => images.discard({ layers: gone, blobs: new Set() }),
   });
   const caches = await openCacheMounts({
     ...{ database, now, directory: join(directory, 'mounts') },
@@ -106,6 +112,7 @@ export async function openBuilds(options: BuildsOptions): Promise<LocalBuilds> {
       connect,
       contexts,
       caches,
+      sources,
       remote,
       git,
       host,
@@ -118,6 +125,7 @@ export async function openBuilds(options: BuildsOptions): Promise<LocalBuilds> {
     slots: createSlots(Math.max(STEPS_MIN, options.cpuCount)),
     runDirectory: join(options.runDir, 'build'),
     runObstacle,
+    wasDescribed: createMemory(DESCRIBED_MAX),
     policy: options.policy,
     version: options.version,
     directory: root,

@@ -9,14 +9,17 @@ import { mkdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import { z } from 'zod';
 import { algorithmOf, type Digest } from '../../shared/digest.ts';
 import { AppError } from '../../shared/errors.ts';
 import { type HttpResponse, type HttpTransport, originOf } from '../../shared/http-transport.ts';
+import { redactText } from '../../shared/redact.ts';
 import { type Cancelable, limit, measure } from '../../shared/streams.ts';
 import { TAR_END, tarHeader, tarPadding } from '../../shared/tar-writer.ts';
 import type { Lease } from '../images/images.ts';
 import type { Chain, LayerStore } from '../layers/layer-store.ts';
 import { nameFromUtf8 } from '../layers/tree.ts';
+import type { FetchedSources } from './fetched-sources.ts';
 
 export interface RemoteFiles {
   /**
@@ -42,7 +45,8 @@ export interface RemoteFile {
 
 export interface RemoteFilesPorts {
   readonly transport: HttpTransport;
-  readonly layers: Pick<LayerStore, 'make' | 'get'>;
+  readonly layers: Pick<LayerStore, 'make'>;
+  readonly sources: Pick<FetchedSources, 'find' | 'put'>;
   /** For what is on its way; emptied at start by sweepDownloads(). */
   readonly directory: string;
   readonly randomId: () => string;
@@ -52,14 +56,19 @@ export interface RemoteFilesPorts {
 const REDIRECTS_MAX = 10;
 const MAX_BYTES = 32 * 2 ** 30;
 const TIMEOUT_MS = 60_000;
-/** Files of which it is remembered what the server called their state. */
-const REMEMBERED_MAX = 500;
 const NAME_DEFAULT = 'download';
 
-interface Remembered {
+/** What is kept of a fetched file. */
+const aboutSchema = z.object({
+  /** The server's words for the state of the file, as the headers that ask whether it has another one. */
+  validators: z.record(z.string(), z.string()),
+  name: z.string(),
+  digest: z.string(),
+});
+
+interface Known {
   readonly validators: Readonly<Record<string, string>>;
   readonly file: RemoteFile;
-  readonly digest: Digest;
 }
 
 /** Removes what a crash left of downloads. */
@@ -68,8 +77,7 @@ export async function sweepDownloads(directory: string): Promise<void> {
 }
 
 export function createRemoteFiles(ports: RemoteFilesPorts): RemoteFiles {
-  const { transport, layers, directory, randomId, maxBytes = MAX_BYTES } = ports;
-  const remembered = new Map<string, Remembered>();
+  const { transport, layers, sources, directory, randomId, maxBytes = MAX_BYTES } = ports;
 
   async function ask(
     text: string,
@@ -95,13 +103,13 @@ export function createRemoteFiles(ports: RemoteFilesPorts): RemoteFiles {
   }
 
   /** What is known of the URL, when its layer is still here; protected then. */
-  async function known(url: string, { lease, checksum }: FetchOptions): Promise<Remembered | undefined> {
-    const found = remembered.get(url);
-    const [id] = found?.file.chain ?? [];
-    if (found === undefined || id === undefined || (checksum !== undefined && checksum !== found.digest))
-      return undefined;
-    await lease.protect(id);
-    return (await layers.get(id)) === undefined ? undefined : found;
+  async function known(url: string, { lease, checksum }: FetchOptions): Promise<Known | undefined> {
+    const found = await sources.find(keyOf(url), lease);
+    const about = aboutSchema.safeParse(found?.about);
+    if (found === undefined || !about.success) return undefined;
+    const { validators, name, digest } = about.data;
+    if (Object.keys(validators).length === 0 || (checksum !== undefined && checksum !== digest)) return undefined;
+    return { validators, file: { name, chain: [found.layerId] } };
   }
 
   async function fetch(url: string, options: FetchOptions): Promise<RemoteFile> {
@@ -133,20 +141,16 @@ export function createRemoteFiles(ports: RemoteFilesPorts): RemoteFiles {
         protect: (id) => options.lease.protect(id),
         files: { removed: [] },
       });
-      const file: RemoteFile = { name, chain: [layer.id] };
-      remember(url, { validators: validatorsOf(response), file, digest });
-      return file;
+      await sources.put(keyOf(url), {
+        kind: 'source.http',
+        description: `file of ${redactText(url)}`,
+        layerId: layer.id,
+        about: { validators: validatorsOf(response), name, digest },
+      });
+      return { name, chain: [layer.id] };
     } finally {
       await rm(path, { force: true });
     }
-  }
-
-  function remember(url: string, entry: Remembered): void {
-    remembered.delete(url);
-    if (Object.keys(entry.validators).length === 0) return;
-    remembered.set(url, entry);
-    const [oldest] = remembered.keys();
-    if (remembered.size > REMEMBERED_MAX && oldest !== undefined) remembered.delete(oldest);
   }
 
   return {
@@ -157,6 +161,10 @@ export function createRemoteFiles(ports: RemoteFilesPorts): RemoteFiles {
       return response.body;
     },
   };
+}
+
+function keyOf(url: string): string {
+  return JSON.stringify(['http', url]);
 }
 
 function parseUrl(text: string): URL {

@@ -35,6 +35,15 @@ export interface Selection {
   readonly tree: FileTree;
   readonly owners: 'root' | 'kept';
   readonly items: readonly SelectedItem[];
+  /** What it was made of, as a value: another thread selects the same by it, see selectAgain() of archives.ts. */
+  readonly order: SelectionOrder;
+}
+
+export interface SelectionOrder extends Omit<SelectRequest, 'tree' | 'ignored'> {
+  /** Only this one of the items. */
+  readonly item?: number;
+  /** The tree is that of an archive, which has entries for these directories: latin1, relative. */
+  readonly unpacked?: ReadonlySet<string>;
 }
 
 export interface SelectedEntry extends TreeFile {
@@ -71,30 +80,27 @@ export async function selectFiles(request: SelectRequest): Promise<Selection> {
   }
   if (items.length === 0 && request.sources.length > 0)
     throw new AppError('not-found', 'no source files were specified');
-  return { tree, owners, items };
+  const { tree: _tree, ignored: _ignored, ...order } = request;
+  return { tree, owners, items, order };
 }
 
 /** A name for each step's key: what would be copied, whatever its times are. */
 export async function digestSelection({ tree, items, owners }: Selection, digests: FileDigests): Promise<Digest> {
   const entries = items.flatMap((item, index) =>
     item.kind === 'contents'
-      ? item.entries.map(({ path, merged, isImplied = false }) => ({ index, path, merged, isImplied }))
-      : [{ index, path: item.name, merged: item.merged, isImplied: false }],
+      ? item.entries.map(({ path, merged }) => ({ index, path, merged }))
+      : [{ index, path: item.name, merged: item.merged }],
   );
   const contents = await contentDigests(tree, digests, entries);
   const hash = createHash('sha256');
-  for (const [index, item] of items.entries()) {
-    const isUnpacked = item.kind === 'contents' && item.isUnpacked === true;
-    hash.update(`${index} ${isUnpacked ? 'unpacked' : item.kind}\n`);
-  }
+  for (const [index, item] of items.entries()) hash.update(`${index} ${item.kind}\n`);
   let count = 0;
-  for (const { index, path, merged, isImplied } of entries) {
+  for (const { index, path, merged } of entries) {
     const { node } = merged;
     const owner = owners === 'kept' ? [node.uid, node.gid] : [];
     const xattrs = [...(node.xattrs ?? [])].map(([name, value]) => [name, Buffer.from(value).toString('hex')]).sort();
     const content = node.kind === 'file' ? contents.get(node) : undefined;
-    const kind = isImplied ? 'implied' : node.kind;
-    const about = [index, path, kind, node.mode, owner, xattrs, special(node), content?.toString('hex')];
+    const about = [index, path, node.kind, node.mode, owner, xattrs, special(node), content?.toString('hex')];
     hash.update(`${JSON.stringify(about)}\n`);
     count += 1;
     if (count % NAMES_AT_ONCE === 0) await setImmediate();

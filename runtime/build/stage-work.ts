@@ -45,6 +45,8 @@ export interface StagePorts extends RunPorts, MountPorts {
   /** Commands and copies that work at the same time, in the whole engine. */
   readonly slots: Slots;
   readonly now: () => Date;
+  /** Whether this was asked before, of a step that changes no file: it has no record, and is told as cached all the same. */
+  readonly wasDescribed: (key: string) => boolean;
   /** Why no program of this platform can run here; undefined when it can. */
   readonly runObstacle: (platform: Platform) => Promise<string | undefined>;
 }

@@ -15,7 +15,7 @@ import { baseConfig } from './image-config.ts';
 import { stageName } from './plan.ts';
 import { runStep } from './run-step.ts';
 import { madeAt } from './source-date.ts';
-import type { BuildWork, Performing, StageState } from './stage-work.ts';
+import { type BuildWork, isFresh, type Performing, type StageState } from './stage-work.ts';
 import type { RunningStep } from './steps.ts';
 import { workdirStep } from './workdir-step.ts';
 
@@ -89,13 +89,11 @@ async function perform(work: BuildWork, performing: Performing): Promise<Perform
       return layered(work, changed, { result, createdBy: instruction.text });
     }
     case 'MAINTAINER':
-      return { state: described({ ...state, author: instruction.name }, instruction), isCached: false };
+      return described(work, { ...state, author: instruction.name }, performing);
     case 'FROM':
       throw new RangeError('a stage has one FROM');
-    default: {
-      const config = changeConfig(state.config, instruction, { keepsCmd });
-      return { state: described({ ...state, config }, instruction), isCached: false };
-    }
+    default:
+      return described(work, { ...state, config: changeConfig(state.config, instruction, { keepsCmd }) }, performing);
   }
 }
 
@@ -117,13 +115,15 @@ function layered(
 }
 
 /** The state with a line of history for what changed no file. Its time is that of the step before, so that it is the same in every build. */
-function described(state: StageState, instruction: Instruction): StageState {
+function described(work: BuildWork, state: StageState, { instruction, stage }: Performing): Performed {
+  const { author, createdAt, history } = state;
   const entry: ImageHistory = {
-    ...(state.createdAt !== undefined && { created: state.createdAt.toISOString() }),
+    ...(createdAt !== undefined && { created: createdAt.toISOString() }),
     created_by: instruction.text,
     empty_layer: true,
   };
-  return { ...state, history: [...state.history, entry] };
+  const isKnown = work.ports.wasDescribed(JSON.stringify([resultOf(state, instruction), author, instruction.text]));
+  return { state: { ...state, history: [...history, entry] }, isCached: isKnown && !isFresh(work, stage) };
 }
 
 /** As docker history shows a command: with the arguments that it saw. */

@@ -135,6 +135,18 @@ export class Steps {
   }
 }
 
+/** Answers whether it was asked the same before; it forgets what was asked first. */
+export function createMemory(max: number): (key: string) => boolean {
+  const known = new Set<string>();
+  return (key) => {
+    const isKnown = known.delete(key);
+    known.add(key);
+    const [oldest] = known;
+    if (known.size > max && oldest !== undefined) known.delete(oldest);
+    return isKnown;
+  };
+}
+
 type EndedEvent = Extract<BuildEvent, { kind: 'ended' }>;
 
 function isTimeout(error: Error): boolean {

@@ -145,6 +145,7 @@ async function sendDirectory(session: Session, { id, query, directory }: SentDir
   const missing = list(object(answer).missing)
     .map((index) => files[number(index)])
     .filter((file) => file !== undefined);
+  if (missing.length === 0) return;
   await session.engine.call('PUT', `${BUILDS}/${id}/context`, { query, body: directory.pack(missing) });
 }
 

@@ -128,6 +128,8 @@ export interface FlagFiles {
   readonly read: (path: string) => string;
   /** The caller's environment, for `-e NAME`. */
   readonly env: Readonly<Record<string, string | undefined>>;
+  /** What variables of these names are that the command line says nothing of. */
+  readonly proxies?: Readonly<Record<string, string>>;
 }
 
 /** The engine takes a profile's text, not its path; for `systempaths=unconfined` it takes empty lists. */
@@ -345,8 +347,10 @@ export function environment(
       .filter((line) => line !== '' && !line.startsWith('#')),
   );
   const set: string[] = [];
+  const named = new Set<string>();
   for (const line of [...lines, ...entries]) {
     const name = line.split('=', 1)[0] ?? '';
+    named.add(name);
     if (name === '' || /\s/.test(name))
       throw new AppError(
         'invalid',
@@ -355,7 +359,8 @@ export function environment(
     if (line.includes('=')) set.push(line);
     else if (files.env[name] !== undefined) set.push(`${name}=${files.env[name]}`);
   }
-  return set;
+  const proxies = Object.entries(files.proxies ?? {}).filter(([name]) => !named.has(name));
+  return [...proxies.map(([name, value]) => `${name}=${value}`), ...set];
 }
 
 function labels(labelFiles: readonly string[], entries: readonly string[], files: FlagFiles): Record<string, string> {

@@ -1,6 +1,6 @@
 /**
  * The proxies of docker's config.json, `proxies`: of the engine that is talked to, else the default ones. Docker's
- * client gives them to each build as arguments. https://docs.docker.com/engine/cli/proxy/
+ * client gives them to each build as arguments, and to each new container as variables. https://docs.docker.com/engine/cli/proxy/
  */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';

@@ -10,6 +10,7 @@ import { type ContainerFlags, containerRequest } from './container-request.ts';
 import { DEFAULT_DETACH_KEYS, parseDetachKeys, watchDetachKeys } from './detach-keys.ts';
 import { pullImage } from './image-commands.ts';
 import { print, say } from './output.ts';
+import { configuredProxies } from './proxies.ts';
 import { ExitError, type Session } from './session.ts';
 import { copyInput, copyOutput } from './streams.ts';
 import { forwardSignals, rawTerminal, terminalSize, watchSize } from './terminal.ts';
@@ -43,7 +44,10 @@ async function createContainer(
   image: string,
   args: readonly string[],
 ): Promise<string> {
-  const body = containerRequest(flags, image, args, { read: (path) => readFileSync(path, 'utf8'), env: session.env });
+  const body = containerRequest(flags, image, args, {
+    ...{ read: (path) => readFileSync(path, 'utf8'), env: session.env },
+    proxies: await configuredProxies(session.configDirectory, session.engine.host),
+  });
   const policy = textFlag(flags, 'pull') ?? 'missing';
   if (!['always', 'missing', 'never'].includes(policy))
     throw new AppError('invalid', `cannot use --pull ${JSON.stringify(policy)}: want always, missing or never`);

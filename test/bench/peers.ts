@@ -37,7 +37,12 @@ export interface Elsewhere {
   readonly through?: readonly string[];
 }
 
-export async function startDockerd(place: Place, { through = [] }: Elsewhere = {}): Promise<Engine> {
+export interface DockerdOptions extends Elsewhere {
+  /** More arguments. */
+  readonly args?: readonly string[];
+}
+
+export async function startDockerd(place: Place, { through = [], args = [] }: DockerdOptions = {}): Promise<Engine> {
   const at = (name: string) => join(place.root, 'dockerd', name);
   await mkdir(at('data'), { recursive: true });
   // It must not read the host's configuration.
@@ -50,7 +55,7 @@ export async function startDockerd(place: Place, { through = [] }: Elsewhere = {
     args: [
       ...before,
       ...['--host', host, '--data-root', at('data'), '--exec-root', at('exec'), '--pidfile', at('pid')],
-      ...['--config-file', at('config.json'), '--log-level', 'warn'],
+      ...['--config-file', at('config.json'), '--log-level', 'warn', ...args],
     ],
     ready: async (started) => {
       const asked = await run('docker', ['-H', host, 'version'], { env: place.env });

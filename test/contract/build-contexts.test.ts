@@ -12,7 +12,7 @@ import { readContextEntries } from '../../runtime/api/berth-build-json.ts';
 import type { BuildContext, ContextEntry } from '../../runtime/build/context.ts';
 import type { LocalContexts } from '../../runtime/build/contexts-local.ts';
 import { openFileTree, walkDirectory } from '../../runtime/build/file-tree.ts';
-import { parseGitReference } from '../../runtime/build/git.ts';
+import { parseGitReference } from '../../runtime/build/git-reference.ts';
 import { packContext, walkContext } from '../../runtime/cli/build-context.ts';
 import { digestOf } from '../../shared/digest.ts';
 import { createIgnore } from '../../shared/dockerignore.ts';
@@ -385,6 +385,22 @@ describe('contexts', { timeout: 30_000 }, () => {
       commit = await git('rev-parse', 'HEAD');
       await writeFile(join(work, 'Dockerfile'), 'FROM later');
       await git('commit', '--quiet', '--all', '--message=two');
+      const link = async (path: string, submodule: string, address: string) => {
+        await git('config', '--file', join(work, '.gitmodules'), '--add', `submodule.../${path}.path`, path);
+        await git('config', '--file', join(work, '.gitmodules'), '--add', `submodule.../${path}.url`, address);
+        await git('add', '.gitmodules');
+        await git('update-index', '--add', '--cacheinfo', `160000,${submodule},${path}`);
+        await git('commit', '--quiet', `--message=${path}`);
+        return await git('rev-parse', 'HEAD');
+      };
+      // Each on a branch of its own, and all of one repository, which is its own neighbour.
+      await git('checkout', '--quiet', '-b', 'inner', 'v1');
+      const inner = await link('deep/\u00e9', commit, './../repo.git');
+      await git('checkout', '--quiet', '-b', 'outer', 'v1');
+      await link('sub/vendor', inner, '../repo.git');
+      await git('checkout', '--quiet', '-b', 'bad', 'v1');
+      await link('x', commit, 'file:///etc');
+      await git('checkout', '--quiet', 'main');
       await run('git', ['clone', '--quiet', '--bare', work, bare], { env });
       const port = await freePort();
       daemon = spawn(
@@ -443,6 +459,23 @@ describe('contexts', { timeout: 30_000 }, () => {
       await expect(rig.git.fetch(reference, { lease, checksum: 'deadbeef' })).rejects.toMatchObject({
         kind: 'integrity',
       });
+    });
+
+    it('brings submodules and theirs, and none from where nothing is fetched', async () => {
+      for (const [fragment, prefix] of [
+        ['#outer', 'sub/'],
+        ['#outer:sub', ''],
+      ]) {
+        await using context = await contexts.fetch(`${url}${fragment}`);
+        expect(await context.text(`${prefix}vendor/sub/Dockerfile`, 100), fragment).toBe('FROM sub');
+        expect(await context.text(`${prefix}vendor/deep/\u00e9/left-out`, 100), fragment).toBe('kept all the same');
+      }
+      await expect(contexts.fetch(`${url}#bad`)).rejects.toMatchObject({ kind: 'invalid' });
+      expect(await readdir(join(rig.root, 'build', 'fetch'))).toEqual([]);
+      const kept = rig.sources.records().filter(({ kind }) => kind === 'source.git');
+      expect(kept.map(({ description }) => description)).toContain(`git snapshot of ${url}#${commit}`);
+      const { bytes } = await rig.sources.remove(new Set(kept.map(({ id }) => id)));
+      expect(bytes).toBeGreaterThan(0);
     });
 
     it('finds nothing outside of the tree (CVE-2026-33748)', async () => {

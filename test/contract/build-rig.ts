@@ -7,6 +7,12 @@ import { Readable } from 'node:stream';
 import { BUILD_CONTEXT_MIGRATIONS, type ContextTables } from '../../runtime/build/context-tables.ts';
 import { type ContextLimits, createContexts, type LocalContexts } from '../../runtime/build/contexts-local.ts';
 import { type CopyRequest, copyLayer } from '../../runtime/build/copy.ts';
+import {
+  FETCHED_SOURCE_MIGRATIONS,
+  type FetchedSources,
+  type FetchedSourceTables,
+  openFetchedSources,
+} from '../../runtime/build/fetched-sources.ts';
 import { createFileDigests, type FileDigests } from '../../runtime/build/file-digests.ts';
 import { type FileTree, openFileTree } from '../../runtime/build/file-tree.ts';
 import { createGitTrees, type GitTrees } from '../../runtime/build/git.ts';
@@ -14,7 +20,7 @@ import { createRemoteFiles, type RemoteFiles } from '../../runtime/build/remote-
 import { type SelectRequest, selectFiles } from '../../runtime/build/selection.ts';
 import type { Lease } from '../../runtime/images/images.ts';
 import { createLeases } from '../../runtime/images/leases.ts';
-import type { Chain, LayerStore } from '../../runtime/layers/layer-store.ts';
+import type { Chain, LayerId, LayerStore } from '../../runtime/layers/layer-store.ts';
 import { createLayerStore, LAYER_MIGRATIONS, type LayerTables } from '../../runtime/layers/layer-store-erofs.ts';
 import { createTarParser, type TarEntry } from '../../runtime/layers/tar.ts';
 import { openDatabase } from '../../shared/database.ts';
@@ -27,6 +33,7 @@ export interface BuildRig extends AsyncDisposable {
   readonly root: string;
   readonly layers: LayerStore;
   readonly digests: FileDigests;
+  readonly sources: FetchedSources;
   readonly remote: RemoteFiles;
   readonly git: GitTrees;
   readonly contexts: LocalContexts;
@@ -51,9 +58,9 @@ export async function buildRig(): Promise<BuildRig> {
   await using undo = new AsyncDisposableStack();
   undo.defer(() => rm(root, { recursive: true, force: true }));
   const database = undo.use(
-    openDatabase<LayerTables & ContextTables>({
+    openDatabase<LayerTables & ContextTables & FetchedSourceTables>({
       path: join(root, 'berth.db'),
-      migrations: [...LAYER_MIGRATIONS, ...BUILD_CONTEXT_MIGRATIONS],
+      migrations: [...LAYER_MIGRATIONS, ...BUILD_CONTEXT_MIGRATIONS, ...FETCHED_SOURCE_MIGRATIONS],
     }),
   );
   const log = createLog({ component: 'test', level: 'silent' });
@@ -76,17 +83,18 @@ export async function buildRig(): Promise<BuildRig> {
   };
   const transport = undo.use(createHttpTransport({ userAgent: 'berth-test', idleTimeoutMs: 10_000 }));
   const directory = join(root, 'build', 'fetch');
-  const remote = createRemoteFiles({ transport, layers, directory, randomId: randomUUID, maxBytes: 1 << 20 });
-  const git = createGitTrees({ layers, directory, randomId: randomUUID, proxies: {} });
+  const discard = async (ids: ReadonlySet<LayerId>) => {
+    using condemned = leases.condemn(ids);
+    for (const id of condemned.digests) await layers.remove(id);
+    return condemned.digests.length;
+  };
+  const sources = await openFetchedSources({ database, layers, discard, log, now });
+  const remote = createRemoteFiles({ transport, layers, sources, directory, randomId: randomUUID, maxBytes: 1 << 20 });
+  const git = createGitTrees({ layers, sources, directory, randomId: randomUUID, proxies: {} });
   const reopen = (limits: Partial<ContextLimits> = {}) =>
     createContexts({
-      ...{ database, layers, lease, git, remote, log, now },
+      ...{ database, layers, lease, git, remote, log, now, discard },
       limits: { keptMax: 8, keptMaxBytes: 1 << 30, entriesMax: 10_000, ...limits },
-      async discard(ids) {
-        using condemned = leases.condemn(ids);
-        for (const id of condemned.digests) await layers.remove(id);
-        return condemned.digests.length;
-      },
     });
   const tree = async (...stack: readonly (readonly FixtureEntry[])[]) => {
     const chain: Chain[number][] = [];
@@ -96,7 +104,7 @@ export async function buildRig(): Promise<BuildRig> {
   const contexts = await reopen();
   const owned = undo.move();
   return {
-    ...{ root, layers, remote, git, contexts, lease, reopen, tree },
+    ...{ root, layers, sources, remote, git, contexts, lease, reopen, tree },
     digests: createFileDigests({ root, pathOf: (layer) => layers.pathOf(layer) }),
     async copy(select, request) {
       const selection = await selectFiles({ owners: 'root', ...select });

@@ -130,20 +130,25 @@ describe('results', () => {
   });
 });
 
-it('the proxies of docker’s configuration reach commands, and no image and no key', async () => {
+it('the proxies of docker’s configuration reach commands and containers, and no image and no key', async () => {
   const context = await directory({
     Dockerfile: `FROM ${place.image}\nRUN echo "$HTTP_PROXY $no_proxy" > /p; cat /p\n`,
   });
-  const withProxy = async (httpProxy: string) => {
+  const withProxy = async (httpProxy: string, ...args: readonly string[]) => {
     const config = await directory({
       'config.json': JSON.stringify({ proxies: { default: { httpProxy, noProxy: 'localhost' } } }),
     });
-    return await run(process.execPath, [BERTH, 'build', '-t', 'proxied', '--progress=plain', context], {
+    return await run(process.execPath, [BERTH, ...args], {
       env: { ...place.host.env, BERTH_HOST: place.engine.url, DOCKER_CONFIG: config },
     });
   };
-  expect((await withProxy('http://one.example:3128')).stderr).toContain(' http://one.example:3128 localhost\n');
-  expect((await withProxy('http://two.example:3128')).stderr).toMatch(/cat \/p\n#\d+ CACHED/);
+  const build = ['build', '-t', 'proxied', '--progress=plain', context];
+  expect((await withProxy('http://one.example:3128', ...build)).stderr).toContain(
+    ' http://one.example:3128 localhost\n',
+  );
+  expect((await withProxy('http://two.example:3128', ...build)).stderr).toMatch(/cat \/p\n#\d+ CACHED/);
+  const container = ['run', '--rm', '-e', 'HTTP_PROXY=mine', 'proxied', 'sh', '-c', 'echo $HTTP_PROXY $http_proxy'];
+  expect((await withProxy('http://three.example:3128', ...container)).stdout).toBe('mine http://three.example:3128\n');
   const { Config } = JSON.parse(await place.dockerOk(['inspect', 'proxied']))[0];
   expect(Config.Env.join()).not.toMatch(/proxy/i);
 });

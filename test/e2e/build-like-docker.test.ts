@@ -7,14 +7,15 @@
  * copy holds), `case.json` (CaseFile) and `expected.json`: what a builder must give that dockerd's is too old for.
  */
 import { createReadStream, existsSync } from 'node:fs';
-import { cp, mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { cp, readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import Docker from 'dockerode';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { startDockerd } from '../bench/peers.ts';
 import { buildImage, buildLayer, busyboxLayer, writeLayout } from '../fixtures/images.ts';
-import { berth, type EngineProgram, run, startEngine, startProgram, succeed } from '../fixtures/programs.ts';
+import { berth, type EngineProgram, startEngine, startNetworkNamespace, succeed } from '../fixtures/programs.ts';
 import { type TestHost, testHost } from '../kernel/leaks.ts';
 import { changesAbove, type FileTree, readFileTree } from './file-trees.ts';
 
@@ -129,9 +130,15 @@ let base: FileTree;
 
 beforeAll(async () => {
   host = undo.use(await testHost());
-  const namespace = await networkNamespace();
-  [ours, dockerd] = await Promise.all([startEngine(host, { namespace }), startDockerd(namespace)]);
-  undo.use(ours);
+  // dockerd changes the firewall of the network namespace that it is in.
+  const { path: namespace } = undo.use(await startNetworkNamespace(host));
+  const through = ['nsenter', `--net=${namespace}`, '--'];
+  const [engine, peer] = await Promise.all([
+    startEngine(host, { namespace }),
+    startDockerd(host, { through, args: ['--bridge', 'none', '--iptables=false'] }),
+  ]);
+  ours = undo.use(engine);
+  dockerd = `unix://${undo.use(peer).socketPath}`;
   const archive = await baseArchive();
   await Promise.all([ours.url, dockerd].map((url) => docker(url, ['load', '-q', '-i', archive])));
   base = await filesOf(ours.url, 'base:1');
@@ -253,37 +260,4 @@ async function baseArchive(): Promise<string> {
   const copy = ['--insecure-policy', 'copy', '-q', `oci:${layout}:latest`, `docker-archive:${archive}:base:1`];
   await succeed('skopeo', copy, { env: host.env });
   return archive;
-}
-
-/** dockerd changes the firewall of the network namespace that it is in. */
-async function networkNamespace(): Promise<string> {
-  const holder = await startProgram(host, {
-    name: 'namespace',
-    command: 'unshare',
-    args: ['--net', '--', 'sh', '-c', 'ip link set lo up && echo up && exec sleep infinity'],
-    ready: (program) => (program.output().includes('up') ? program : undefined),
-  });
-  undo.use(holder);
-  return `/proc/${holder.pid}/ns/net`;
-}
-
-async function startDockerd(namespace: string): Promise<string> {
-  const at = (name: string) => join(host.root, 'dockerd', name);
-  await mkdir(at('data'), { recursive: true });
-  await writeFile(at('config.json'), '{}');
-  const url = `unix://${at('docker.sock')}`;
-  const places = ['--data-root', at('data'), '--exec-root', at('exec'), '--pidfile', at('pid')];
-  const quiet = ['--config-file', at('config.json'), '--log-level', 'warn', '--bridge', 'none', '--iptables=false'];
-  undo.use(
-    await startProgram(host, {
-      name: 'dockerd',
-      command: 'nsenter',
-      args: [`--net=${namespace}`, '--', 'dockerd', '--host', url, ...places, ...quiet],
-      ready: async (program) => {
-        const { code } = await run('docker', ['-H', url, 'version'], { env: host.env });
-        return code === 0 ? program : undefined;
-      },
-    }),
-  );
-  return url;
 }

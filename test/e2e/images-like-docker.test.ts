@@ -5,10 +5,10 @@
  */
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, it } from 'vitest';
+import { startDockerd } from '../bench/peers.ts';
 import { buildImage, buildLayer, busyboxLayer, writeLayout } from '../fixtures/images.ts';
-import { type Program, run, startProgram, succeed } from '../fixtures/programs.ts';
+import { run, startEngine, startNetworkNamespace, startRegistry, succeed } from '../fixtures/programs.ts';
 import { tarOf } from '../fixtures/tar.ts';
 import { type TestHost, testHost } from '../kernel/leaks.ts';
 
@@ -22,19 +22,16 @@ let engines: { readonly dockerd: string; readonly berthd: string };
 /** Everything listens in a network namespace of its own: dockerd changes the firewall of the one that it is in. */
 beforeAll(async () => {
   host = undo.use(await testHost());
-  const apart = ['--net', '--', 'sh', '-c', 'ip link set lo up && echo up && exec sleep infinity'];
-  const holder = undo.use(
-    await startProgram(host, {
-      name: 'namespace',
-      command: 'unshare',
-      args: apart,
-      ready: (program) => (program.output().includes('up') ? program : undefined),
-    }),
-  );
-  const inside = [`--net=/proc/${holder.pid}/ns/net`, '--'];
-  registry = await startRegistryInside(inside);
-  const [dockerd, berthd] = await Promise.all([startDockerd(inside), startBerthd(inside)]);
-  engines = { dockerd, berthd };
+  const { path: namespace } = undo.use(await startNetworkNamespace(host));
+  const inside = [`--net=${namespace}`, '--'];
+  registry = undo.use(await startRegistry(host, { namespace })).address;
+  const [dockerd, berthd] = await Promise.all([
+    startDockerd(host, { through: ['nsenter', ...inside], args: ['--bridge', 'none', '--iptables=false'] }),
+    startEngine(host, { namespace }),
+  ]);
+  undo.use(dockerd);
+  undo.use(berthd);
+  engines = { dockerd: `unix://${dockerd.socketPath}`, berthd: berthd.url };
   const layers = [await busyboxLayer(), buildLayer([{ name: 'etc/app', content: 'app' }])];
   const config = { Env: ['PATH=/bin'], Cmd: ['sh'], Labels: { a: 'b' }, ExposedPorts: { '80/tcp': {} }, User: 'root' };
   for (const [tag, image] of [
@@ -209,63 +206,4 @@ function normalized(text: string): readonly string[] {
         ),
     ),
   ].sort();
-}
-
-async function startRegistryInside(inside: readonly string[]): Promise<string> {
-  const args = ['serve', '--root', join(host.root, 'registry'), '--listen', '127.0.0.1:0'];
-  const { address } = undo.use(
-    await startProgram(host, {
-      name: 'registry',
-      command: 'nsenter',
-      args: [...inside, process.execPath, entry('registry/main.ts'), ...args],
-      ready: (program) => {
-        const found = /ready on http:\/\/(127\.0\.0\.1:\d+)/.exec(program.output())?.[1];
-        return found === undefined ? undefined : { ...program, address: found };
-      },
-    }),
-  );
-  return address;
-}
-
-async function startDockerd(inside: readonly string[]): Promise<string> {
-  const at = (name: string) => join(host.root, 'dockerd', name);
-  await mkdir(at('data'), { recursive: true });
-  await writeFile(at('config.json'), '{}');
-  const url = `unix://${at('docker.sock')}`;
-  const places = ['--data-root', at('data'), '--exec-root', at('exec'), '--pidfile', at('pid')];
-  const quiet = ['--config-file', at('config.json'), '--log-level', 'warn', '--bridge', 'none', '--iptables=false'];
-  undo.use(
-    await startProgram(host, {
-      name: 'dockerd',
-      command: 'nsenter',
-      args: [...inside, 'dockerd', '--host', url, ...places, ...quiet],
-      ready: answering(url),
-    }),
-  );
-  return url;
-}
-
-async function startBerthd(inside: readonly string[]): Promise<string> {
-  const url = `unix://${join(host.runDir, 'berth.sock')}`;
-  const places = ['--root', join(host.root, 'engine'), '--run-dir', host.runDir, '--listen', url];
-  undo.use(
-    await startProgram(host, {
-      name: 'engine',
-      command: 'nsenter',
-      args: [...inside, process.execPath, entry('runtime/daemon.ts'), ...places],
-      ready: answering(url),
-    }),
-  );
-  return url;
-}
-
-function answering(url: string) {
-  return async (program: Program) => {
-    const { code } = await run('docker', ['-H', url, 'version'], { env: host.env });
-    return code === 0 ? program : undefined;
-  };
-}
-
-function entry(path: string): string {
-  return fileURLToPath(new URL(`../../${path}`, import.meta.url));
 }
