@@ -74,6 +74,7 @@ export function createIgnore(patterns: readonly string[]): Ignore {
     throw new AppError('invalid', `cannot read .dockerignore: it has more than ${PATTERNS_MAX} patterns`);
   const compiled = patterns.map(compile).filter((pattern) => pattern !== undefined);
   const hasExceptions = compiled.some(({ isException }) => isException);
+  if (compiled.length === 0) return NOTHING_IGNORED;
   const root = stateOf(compiled, '', undefined);
   return {
     hasExceptions,
@@ -86,6 +87,15 @@ export function createIgnore(patterns: readonly string[]): Ignore {
         .reduce((state, name) => state.enter(name), root).isIgnored,
   };
 }
+
+/** Most contexts and copies have no patterns, and may have many files. */
+const NEVER_IGNORED: IgnoreState = { isIgnored: false, isSkippable: false, enter: () => NEVER_IGNORED };
+const NOTHING_IGNORED: Ignore = {
+  hasExceptions: false,
+  ignoresAll: false,
+  root: NEVER_IGNORED,
+  ignores: () => false,
+};
 
 function stateOf(patterns: readonly Pattern[], path: string, above: readonly boolean[] | undefined): IgnoreState {
   let isIgnored = false;

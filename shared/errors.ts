@@ -52,22 +52,3 @@ export function hasCode(error: unknown, ...codes: readonly string[]): boolean {
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
-
-/** An error as it crosses threads. kind undefined = not one of ours. */
-export interface TransferredError {
-  readonly kind: ErrorKind | undefined;
-  readonly message: string;
-  readonly stack: string | undefined;
-}
-
-export function transferredError(error: unknown): TransferredError {
-  if (error instanceof AppError) return { kind: error.kind, message: error.message, stack: undefined };
-  return { kind: undefined, message: messageOf(error), stack: error instanceof Error ? error.stack : undefined };
-}
-
-export function receivedError({ kind, message, stack }: TransferredError): Error {
-  if (kind !== undefined) return new AppError(kind, message);
-  const error = new Error(message);
-  if (stack !== undefined) error.stack = stack;
-  return error;
-}

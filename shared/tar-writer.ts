@@ -99,33 +99,52 @@ function decimalTime({ mtimeSeconds, mtimeNanoseconds }: TarEntry): string {
   return `${total < 0n ? '-' : ''}${digits.slice(0, -9)}.${digits.slice(-9)}`.replace(/\.?0+$/, '') || '0';
 }
 
-/** What fills up the last block of data of that size. */
+const ZEROS = Buffer.alloc(BLOCK);
+
+/** What fills up the last block of data of that size. Not to be written to. */
 export function tarPadding(sizeBytes: number): Buffer {
-  return Buffer.alloc((BLOCK - (sizeBytes % BLOCK)) % BLOCK);
+  return ZEROS.subarray(0, (BLOCK - (sizeBytes % BLOCK)) % BLOCK);
 }
 
+/** Digit by digit: there is a header for each of many small files. */
+function writeOctal(block: Buffer, value: number, { offset, digits }: { offset: number; digits: number }): void {
+  let left = Math.min(Math.max(value, 0), 8 ** digits - 1);
+  for (let at = offset + digits - 1; at >= offset; at--) {
+    block[at] = ZERO + (left % 8);
+    left = Math.floor(left / 8);
+  }
+}
+
+const ZERO = 48;
+const FIELDS = {
+  mode: { offset: 100, digits: 7 },
+  uid: { offset: 108, digits: 7 },
+  gid: { offset: 116, digits: 7 },
+  sizeBytes: { offset: 124, digits: 11 },
+  mtimeSeconds: { offset: 136, digits: 11 },
+  checksum: { offset: 148, digits: 6 },
+  major: { offset: 329, digits: 7 },
+  minor: { offset: 337, digits: 7 },
+} as const;
+
 function ustar(entry: Omit<TarEntry, 'type' | 'xattrs'>, flag: string): Buffer {
-  const block = Buffer.alloc(BLOCK);
-  const octal = (value: number, offset: number, digits: number) => {
-    const max = 8 ** digits - 1;
-    block.write(Math.min(Math.max(value, 0), max).toString(8).padStart(digits, '0'), offset, 'latin1');
-  };
+  const block = Buffer.allocUnsafe(BLOCK).fill(0);
   block.write(entry.path.slice(0, NAME_MAX_BYTES), 0, 'latin1');
-  octal(entry.mode & 0o7777, 100, 7);
-  octal(entry.uid, 108, 7);
-  octal(entry.gid, 116, 7);
-  octal(entry.sizeBytes, 124, 11);
-  octal(entry.mtimeSeconds, 136, 11);
-  block.write('        ', 148, 'latin1');
+  writeOctal(block, entry.mode & 0o7777, FIELDS.mode);
+  writeOctal(block, entry.uid, FIELDS.uid);
+  writeOctal(block, entry.gid, FIELDS.gid);
+  writeOctal(block, entry.sizeBytes, FIELDS.sizeBytes);
+  writeOctal(block, entry.mtimeSeconds, FIELDS.mtimeSeconds);
+  block.write('        ', FIELDS.checksum.offset, 'latin1');
   block.write(flag, 156, 'latin1');
-  block.write(entry.linkPath.slice(0, NAME_MAX_BYTES), 157, 'latin1');
+  if (entry.linkPath !== '') block.write(entry.linkPath.slice(0, NAME_MAX_BYTES), 157, 'latin1');
   block.write('ustar\u000000', 257, 'latin1');
-  octal(entry.major, 329, 7);
-  octal(entry.minor, 337, 7);
+  writeOctal(block, entry.major, FIELDS.major);
+  writeOctal(block, entry.minor, FIELDS.minor);
   let sum = 0;
-  // Not by its iterator: there is a header for each of many small files.
   for (let at = 0; at < BLOCK; at++) sum += block[at] ?? 0;
-  block.write(`${sum.toString(8).padStart(6, '0')}\u0000 `, 148, 'latin1');
+  writeOctal(block, sum, FIELDS.checksum);
+  block[FIELDS.checksum.offset + FIELDS.checksum.digits] = 0;
   return block;
 }
 

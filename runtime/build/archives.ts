@@ -10,13 +10,7 @@ import type { Lease } from '../images/images.ts';
 import type { Chain, LayerId, LayerStore } from '../layers/layer-store.ts';
 import { createTarParser, isTarHeader, TAR_BLOCK_BYTES } from '../layers/tar.ts';
 import { type FileTree, openFileTree } from './file-tree.ts';
-import {
-  type SelectedEntry,
-  type SelectedItem,
-  type Selection,
-  type SelectionOrder,
-  selectFiles,
-} from './selection.ts';
+import { type SelectedEntry, type SelectedItem, type Selection, selectFiles } from './selection.ts';
 
 export interface UnpackOptions extends Cancelable {
   readonly layers: LayerStore;
@@ -33,23 +27,18 @@ export interface UnpackOptions extends Cancelable {
  */
 export async function unpackArchives(selection: Selection, options: UnpackOptions): Promise<readonly Selection[]> {
   const found: Selection[] = [];
-  for (const [index, item] of selection.items.entries()) {
+  for (const item of selection.items) {
     const unpacked = item.kind === 'single' ? await unpack(selection.tree, item, options) : undefined;
-    if (unpacked === undefined) found.push({ ...selection, items: [item], order: { ...selection.order, item: index } });
-    else {
-      const tree = await openFileTree(options.layers, unpacked.chain);
-      found.push(await selectAgain(tree, { sources: ['/'], owners: 'kept', unpacked: unpacked.directories }));
-    }
+    if (unpacked === undefined) found.push({ ...selection, items: [item] });
+    else found.push(await selectUnpacked(unpacked, options.layers));
   }
   return found;
 }
 
-/** What `order` has selected, out of the same tree. */
-export async function selectAgain(tree: FileTree, order: SelectionOrder): Promise<Selection> {
-  const { item, unpacked, ...request } = order;
-  const selection = await selectFiles({ tree, ...request });
-  const items = item === undefined ? selection.items : selection.items.slice(item, item + 1);
-  return { ...selection, order, items: unpacked === undefined ? items : items.map((one) => asUnpacked(one, unpacked)) };
+async function selectUnpacked({ chain, directories }: Unpacked, layers: LayerStore): Promise<Selection> {
+  const tree = await openFileTree(layers, chain);
+  const selection = await selectFiles({ tree, sources: ['/'], owners: 'kept' });
+  return { ...selection, items: selection.items.map((item) => asUnpacked(item, directories)) };
 }
 
 function asUnpacked(item: SelectedItem, directories: ReadonlySet<string>): SelectedItem {

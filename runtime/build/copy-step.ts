@@ -8,8 +8,7 @@ import type { ImageLayer } from '../images/images.ts';
 import type { LayerId } from '../layers/layer-store.ts';
 import { unpackArchives } from './archives.ts';
 import type { StepResult } from './cache.ts';
-import type { CopyRequest, CopySource, InlineFile } from './copy.ts';
-import { copyTar } from './copy-thread.ts';
+import { type CopyRequest, type CopySource, copyLayer, type InlineFile } from './copy.ts';
 import type { FileTree } from './file-tree.ts';
 import { parseGitReference } from './git-reference.ts';
 import { digestSelection, type Selection, selectFiles } from './selection.ts';
@@ -55,7 +54,7 @@ export async function copyStep(
 
 async function putCopy(work: BuildWork, request: CopyRequest, lower: readonly ImageLayer[]): Promise<ImageLayer> {
   const { ports, lease, signal } = work;
-  const tar = await copyTar(ports.layers, request, { signal });
+  const tar = await copyLayer(request);
   const stream = Readable.from(tar, { objectMode: false, highWaterMark: 1 << 20 });
   return await ports.images.putLayer(stream, { lower, lease, signal });
 }

@@ -6,6 +6,7 @@
  * Every name of the tar lies below the destination with all links of the tree below resolved (CVE-2020-10696), or is a
  * directory on the way there. The same input gives the same bytes: names are in byte order, times are whole seconds.
  */
+import { setImmediate } from 'node:timers/promises';
 import { AppError } from '../../shared/errors.ts';
 import { TAR_END, tarHeader, tarPadding } from '../../shared/tar-writer.ts';
 import type { TarEntry } from '../layers/tar.ts';
@@ -50,7 +51,9 @@ export interface CopyRequest {
   readonly sourceDateEpoch?: number | undefined;
 }
 
-/** Pieces are gathered to this. */
+/** Names planned between two pauses: some 5 ms. */
+const NAMES_AT_ONCE = 2000;
+/** Pieces are gathered to this: between two of them others get their turn. */
 const CHUNK_BYTES = 1 << 19;
 const WHITEOUT_PREFIX = '.wh.';
 
@@ -191,8 +194,11 @@ async function planCopy(request: CopyRequest): Promise<ReadonlyMap<string, Plann
         item.kind === 'contents' ? item.entries : [{ path: '', merged: item.merged }];
       if (item.kind === 'contents') ensure(destination.path);
       const base = item.kind === 'contents' ? destination.path : targetOf(item.name);
+      let count = 0;
       for (const { path, merged, isImplied } of entries) {
         const { node, layer } = merged;
+        count += 1;
+        if (count % NAMES_AT_ONCE === 0) await setImmediate();
         if (node.kind === 'socket') continue;
         const at =
           item.kind === 'contents' && item.isUnpacked === true
@@ -317,10 +323,14 @@ async function* archive(plan: ReadonlyMap<string, Planned>): AsyncGenerator<Buff
       else {
         const reader = opened.get(content.tree) ?? readers.use(content.tree.reader());
         opened.set(content.tree, reader);
-        for await (const piece of reader.read(content)) {
-          add(piece);
-          if (gathered >= CHUNK_BYTES) yield take();
-        }
+        // Without a promise where none is needed: there may be many small files.
+        const known = reader.known(content);
+        for (const piece of known ?? []) add(piece);
+        if (known === undefined)
+          for await (const piece of reader.read(content)) {
+            add(piece);
+            if (gathered >= CHUNK_BYTES) yield take();
+          }
       }
       add(tarPadding(sizeBytes));
     }

@@ -21,6 +21,8 @@ export interface FileTree {
 }
 
 export interface TreeReader extends AsyncDisposable {
+  /** See ImageFiles. */
+  known(file: { readonly node: FileNode; readonly layer: number }): readonly Buffer[] | undefined;
   /** The pieces stay valid. One call at a time. */
   read(file: { readonly node: FileNode; readonly layer: number }): AsyncGenerator<Buffer, void, undefined>;
 }
@@ -55,6 +57,7 @@ export async function openFileTree(
 function createReader(paths: readonly string[]): TreeReader {
   const images = new Map<number, ImageFiles>();
   return {
+    known: ({ node, layer }) => images.get(layer)?.known(node),
     async *read({ node, layer }) {
       const path = paths[layer];
       if (path === undefined) throw new RangeError('a file is of no layer of its tree');

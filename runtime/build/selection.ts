@@ -35,15 +35,6 @@ export interface Selection {
   readonly tree: FileTree;
   readonly owners: 'root' | 'kept';
   readonly items: readonly SelectedItem[];
-  /** What it was made of, as a value: another thread selects the same by it, see selectAgain() of archives.ts. */
-  readonly order: SelectionOrder;
-}
-
-export interface SelectionOrder extends Omit<SelectRequest, 'tree' | 'ignored'> {
-  /** Only this one of the items. */
-  readonly item?: number;
-  /** The tree is that of an archive, which has entries for these directories: latin1, relative. */
-  readonly unpacked?: ReadonlySet<string>;
 }
 
 export interface SelectedEntry extends TreeFile {
@@ -80,8 +71,7 @@ export async function selectFiles(request: SelectRequest): Promise<Selection> {
   }
   if (items.length === 0 && request.sources.length > 0)
     throw new AppError('not-found', 'no source files were specified');
-  const { tree: _tree, ignored: _ignored, ...order } = request;
-  return { tree, owners, items, order };
+  return { tree, owners, items };
 }
 
 /** A name for each step's key: what would be copied, whatever its times are. */

@@ -8,6 +8,8 @@ import { type FileNode, rangesOf } from './tree.ts';
 
 /** Disposing closes the image. */
 export interface ImageFiles extends AsyncDisposable {
+  /** The file's bytes as far as they have been read with its neighbours', which most of many small files have. */
+  known(file: FileNode): readonly Buffer[] | undefined;
   /** The file's bytes. The pieces stay valid. One call at a time. */
   read(file: FileNode): AsyncGenerator<Buffer, void, undefined>;
 }
@@ -28,16 +30,18 @@ export async function openImageFiles(path: string): Promise<ImageFiles> {
   });
   const windows: Window[] = [];
 
-  async function windowAt(offset: number): Promise<Window> {
+  function knownWindow(offset: number): Window | undefined {
     const index = windows.findIndex(
       (window) => offset >= window.offset && offset < window.offset + window.bytes.length,
     );
-    const known = windows[index];
-    if (known !== undefined) {
-      // The one that was used last goes last.
-      if (index !== windows.length - 1) windows.push(...windows.splice(index, 1));
-      return known;
-    }
+    // The one that was used last goes last.
+    if (index !== -1 && index !== windows.length - 1) windows.push(...windows.splice(index, 1));
+    return index === -1 ? undefined : windows.at(-1);
+  }
+
+  async function windowAt(offset: number): Promise<Window> {
+    const known = knownWindow(offset);
+    if (known !== undefined) return known;
     const bytes = await readAt(handle, offset, path);
     const window = { offset, bytes };
     if (windows.length >= WINDOWS) windows.shift();
@@ -46,6 +50,16 @@ export async function openImageFiles(path: string): Promise<ImageFiles> {
   }
 
   return {
+    known(file) {
+      const pieces: Buffer[] = [];
+      for (const { offset, sizeBytes } of rangesOf(file)) {
+        const window = knownWindow(offset);
+        const start = offset - (window?.offset ?? 0);
+        if (window === undefined || start + sizeBytes > window.bytes.length) return undefined;
+        pieces.push(window.bytes.subarray(start, start + sizeBytes));
+      }
+      return pieces;
+    },
     async *read(file) {
       for (const { offset, sizeBytes } of rangesOf(file))
         for (let at = offset; at < offset + sizeBytes; ) {

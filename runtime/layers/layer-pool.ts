@@ -4,8 +4,8 @@
  * its own jobs with it.
  */
 import { Worker } from 'node:worker_threads';
-import { AppError, hasCode, receivedError } from '../../shared/errors.ts';
-import type { FromWorker, ToWorker, UnpackedLayer, UnpackRequest } from './layer-worker.ts';
+import { AppError, hasCode } from '../../shared/errors.ts';
+import type { FromWorker, ToWorker, TransferredError, UnpackedLayer, UnpackRequest } from './layer-worker.ts';
 
 export interface LayerPool extends AsyncDisposable {
   unpack(request: UnpackRequest, onProgress?: (consumedBytes: number) => void): Unpacking;
@@ -121,7 +121,7 @@ export function createLayerPool(options: LayerPoolOptions): LayerPool {
         break;
       case 'failed':
         end(thread, job);
-        job.outcome.reject(receivedError(message.error));
+        job.outcome.reject(received(message.error));
         break;
       default:
         message satisfies never;
@@ -185,4 +185,11 @@ export function createLayerPool(options: LayerPoolOptions): LayerPool {
       await Promise.all([...threads].map(({ worker }) => worker.terminate()));
     },
   };
+}
+
+function received({ kind, message, stack }: TransferredError): Error {
+  if (kind !== undefined) return new AppError(kind, message);
+  const error = new Error(message);
+  if (stack !== undefined) error.stack = stack;
+  return error;
 }

@@ -13,7 +13,7 @@ import { setImmediate } from 'node:timers/promises';
 import { type MessagePort, parentPort } from 'node:worker_threads';
 import { createGunzip, createZstdDecompress } from 'node:zlib';
 import { algorithmOf, type Digest, digestFromHex } from '../../shared/digest.ts';
-import { AppError, hasCode, messageOf, type TransferredError, transferredError } from '../../shared/errors.ts';
+import { AppError, type ErrorKind, hasCode, messageOf } from '../../shared/errors.ts';
 import type { Compression } from '../../shared/media-types.ts';
 import { openErofs } from './erofs-reader.ts';
 import {
@@ -59,6 +59,13 @@ export type FromWorker =
   | { readonly type: 'streamed'; readonly job: number }
   | { readonly type: 'done'; readonly job: number; readonly layer: UnpackedLayer }
   | { readonly type: 'failed'; readonly job: number; readonly error: TransferredError };
+
+/** An error as it crosses threads. kind undefined = not one of ours. */
+export interface TransferredError {
+  readonly kind: ErrorKind | undefined;
+  readonly message: string;
+  readonly stack: string | undefined;
+}
 
 /** Larger chunks than zlib's 16 KiB halve the time of gunzip. */
 const CHUNK_BYTES = 1 << 18;
@@ -350,9 +357,10 @@ function decompressionError(error: unknown): unknown {
 }
 
 function transferred(error: unknown): TransferredError {
+  if (error instanceof AppError) return { kind: error.kind, message: error.message, stack: undefined };
   if (hasCode(error, 'ENOSPC', 'EDQUOT'))
     return { kind: 'unavailable', message: 'cannot unpack the layer: the disk is full', stack: undefined };
   if (hasCode(error, 'ABORT_ERR'))
     return { kind: 'timeout', message: 'cannot unpack the layer: it was cancelled', stack: undefined };
-  return transferredError(error);
+  return { kind: undefined, message: messageOf(error), stack: error instanceof Error ? error.stack : undefined };
 }

@@ -5,7 +5,6 @@ import { gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { unpackArchives } from '../../runtime/build/archives.ts';
 import { copyLayer } from '../../runtime/build/copy.ts';
-import { copyTar } from '../../runtime/build/copy-thread.ts';
 import { createFileDigests } from '../../runtime/build/file-digests.ts';
 import type { FileTree } from '../../runtime/build/file-tree.ts';
 import { digestSelection, selectFiles } from '../../runtime/build/selection.ts';
@@ -216,44 +215,6 @@ describe('COPY', { timeout: 30_000 }, () => {
       ['d/a.txt', 2_000_000_000, 'a.txt'],
       ['d/one', 2_000_000_000, '1'],
     ]);
-  });
-
-  it('gives the same bytes from a thread of its own, where many files are copied', async () => {
-    const many = Array.from({ length: 1100 }, (_, i) => file(`m${i % 7}/${i}`, 'x'.repeat(i * 11), { uid: i }));
-    const crowd = await rig.tree([...many, symlink('m0/up', '../m1'), file('gone')], [{ name: '.wh.gone' }]);
-    const archive = tarOf([file('app/link/inner', 'unpacked', { uid: 3 }), directory('app', 0o700)]);
-    const archives = await rig.tree([file('plain'), { name: 'arch', content: archive }]);
-    await using lease = rig.lease();
-    const picked = await selectFiles({ tree: archives, sources: ['plain', 'arch'], owners: 'root' });
-    const selections = [
-      await selectFiles({ tree: crowd, sources: ['.'], excludes: ['**/*9'], owners: 'kept' }),
-      ...(await unpackArchives(picked, { layers: rig.layers, lease })),
-    ];
-    const request = {
-      ...{ instruction: 'ADD', destination: 'link/', workingDirectory: '/app', chmod: 'go-w', chown: 'web:staff' },
-      ...{ below, createdAt: CREATED_AT },
-      sources: [
-        { kind: 'inline' as const, file: { name: 'here', content: Buffer.from('doc') } },
-        ...selections.map((selection) => ({ kind: 'selection' as const, selection })),
-      ],
-    };
-    const whole = async (tar: AsyncIterable<Buffer>) => Buffer.concat(await Array.fromAsync(tar));
-    const aside = await whole(await copyTar(rig.layers, request));
-    expect(aside.equals(await whole(await copyLayer(request)))).toBe(true);
-    const found = await readCopy([aside] as never);
-    expect(found.get('data/real/m2/9')).toBeUndefined();
-    expect(found.get('data/real/m1/8')).toMatchObject({ uid: 33, gid: 50, text: 'x'.repeat(88) });
-
-    // A fault is told before anything is written; who has read enough ends the thread.
-    await expect(copyTar(rig.layers, { ...request, destination: '/etc/passwd' })).rejects.toMatchObject({
-      kind: 'invalid',
-    });
-    const cut = await copyTar(rig.layers, request);
-    await cut.next();
-    await cut.return();
-    const stop = new AbortController();
-    stop.abort(new Error('enough'));
-    await expect(copyTar(rig.layers, request, { signal: stop.signal })).rejects.toThrow('abort');
   });
 
   it('refuses a name that a layer would take for a deletion', async () => {
