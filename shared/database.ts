@@ -12,7 +12,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { Kysely, type Transaction } from 'kysely';
-import { AppError } from './errors.ts';
+import { AppError, isKind } from './errors.ts';
 import { createSqliteDialect, SqliteConnection, toAppError } from './sqlite-dialect.ts';
 
 /** One step of the schema. `name` is unique for ever and never changes its statements: add another step instead. */
@@ -71,6 +71,7 @@ export function openDatabase<T>(options: DatabaseOptions): Database<T> {
   try {
     migrate(file, options);
     writer = open(false);
+    if (!isPrivate) reserve(file);
   } catch (error) {
     throw toAppError(error);
   }
@@ -169,6 +170,26 @@ function migrate(file: string, { path, migrations }: DatabaseOptions): void {
   } catch (error) {
     if (database.isTransaction) database.exec('rollback');
     throw error;
+  }
+}
+
+/**
+ * Pages of the file, and of its log, that are written once and then free: when the disk is full, rows can still be changed
+ * and deleted, so that bytes can be. SQLite begins its log anew after a thousand pages, so this is what it ever needs.
+ */
+const RESERVE_BYTES = 1100 * 4096;
+
+/** While another connection is open: the last one that is closed takes the log with it. */
+function reserve(file: string): void {
+  using database = new DatabaseSync(file, { timeout: OPEN_TIMEOUT_MS });
+  try {
+    // One transaction each: pages that are freed at once would not be written.
+    database.exec('drop table if exists reserve; create table reserve (bytes blob) strict');
+    database.prepare('insert into reserve (bytes) values (zeroblob(?))').run(RESERVE_BYTES);
+    database.exec('drop table reserve');
+  } catch (error) {
+    // Too late for it: what is there must open all the same.
+    if (!isKind(toAppError(error), 'unavailable')) throw error;
   }
 }
 

@@ -146,6 +146,9 @@ function located<T>(instruction: Instruction, work: () => T): T {
 }
 
 function failureAt(instruction: Instruction, error: unknown): unknown {
+  // What went wrong first counts; that giving back failed as well is for the log of whoever answers.
+  if (error instanceof SuppressedError)
+    return new SuppressedError(error.error, failureAt(instruction, error.suppressed), error.message);
   if (!(error instanceof AppError) || error.kind === 'timeout' || error.detail?.line !== undefined) return error;
   const detail = { ...error.detail, step: instruction.text };
   return errorAt(instruction.at, `failed to build ${JSON.stringify(instruction.text)}: ${error.message}`, {

@@ -86,10 +86,14 @@ export async function putLayer(
   const gzip = createGzip({ level: GZIP_LEVEL, chunkSize: 1 << 18 });
   const compressed = measure();
   await using ingest = await ports.blobs.ingest(`create-${ports.randomId()}`, { signal });
+  let failure: unknown;
   try {
     const compressing = Promise.all([pipeline(gzip, compressed, { signal }), ingest.append(compressed, { signal })]);
-    // What fails there fails the reading, too.
-    compressing.catch((error: Error) => tar.destroy(error));
+    // What fails there fails the reading, too, and is what there is to tell.
+    compressing.catch((error: Error) => {
+      failure ??= error;
+      tar.destroy(error);
+    });
     const chain: Chain = lower.map((layer) => layer.layerId);
     const protect = (id: Digest) => lease.protect(id);
     const layer = await ports.layers.make(Readable.from(teed(tar, gzip), { objectMode: false }), chain, {
@@ -104,9 +108,10 @@ export async function putLayer(
     const descriptor = { mediaType: MEDIA_TYPES.ociLayerGzip, digest: blob.digest, size: blob.sizeBytes };
     return { diffId: layer.diffId, layerId: layer.id, descriptor };
   } catch (error) {
+    const first = failure instanceof AppError ? failure : error;
     gzip.destroy();
     await ingest.abort();
-    throw error;
+    throw first;
   }
 }
 

@@ -1,11 +1,11 @@
 /** Builds of one engine from outside: what is done again and what not, what commands see, and what is left afterwards. */
 import { once } from 'node:events';
-import { readdir } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { run, startEngine, succeed } from '../fixtures/programs.ts';
+import { run, startEngine, startProgram, succeed } from '../fixtures/programs.ts';
 import type { TarEntry } from '../fixtures/tar.ts';
 import { tarOf } from '../fixtures/tar.ts';
 import { type BuildOrder, buildAll, outcomes, printed, startBuild } from './build-client.ts';
@@ -207,6 +207,67 @@ describe('what a command sees', () => {
     expect(place.engine.output()).not.toContain(secret);
     expect(JSON.stringify(one.events)).not.toContain(secret);
     expect(await readdir(join(place.engine.socketPath, '..', 'build'))).toEqual([]);
+  });
+
+  it('are the keys of a real agent, as far as it signs with them', async () => {
+    const { env, root, runDir } = place.host;
+    const socket = join(runDir, 'real-agent');
+    const listKeys = () => run('ssh-add', ['-l'], { env: { ...env, SSH_AUTH_SOCK: socket } });
+    await using _ = await startProgram(place.host, {
+      name: 'ssh-agent',
+      command: 'ssh-agent',
+      args: ['-D', '-a', socket],
+      ready: async (program) => ((await listKeys()).code === 1 ? program : undefined),
+    });
+    const key = join(root, 'key');
+    await succeed('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', key], { env });
+    await succeed('ssh-add', ['-q', key], { env: { ...env, SSH_AUTH_SOCK: socket } });
+    // The host's own client, with what it is linked to.
+    const linked = await succeed('ldd', ['/usr/bin/ssh-add'], { env });
+    const paths = ['/usr/bin/ssh-add', `${key}.pub`, ...(linked.match(/\/\S+/g) ?? [])];
+    const files = await Promise.all(
+      paths.map(async (path) => ({ name: path.slice(1), mode: 0o755, content: await readFile(path) })),
+    );
+    const dockerfile = [
+      'FROM scratch',
+      'COPY . /',
+      'USER 1234:1234',
+      'RUN --network=none --mount=type=ssh,uid=1234 ["/usr/bin/ssh-add", "-l"]',
+      // It asks for a signature and checks it.
+      `RUN --network=none --mount=type=ssh,uid=1234 ["/usr/bin/ssh-add", "-T", "${key}.pub"]`,
+    ].join('\n');
+    const { events, error } = await build({ dockerfile, files, body: { ssh: { default: socket } } });
+    expect(error).toBeUndefined();
+    expect(printed(events)).toBe((await listKeys()).stdout);
+  });
+
+  it('is a cache of its own where others have theirs, each begun with the same seed', async () => {
+    const stage = (name: string, other: string) => [
+      `FROM ${place.image} AS ${name}`,
+      'RUN --mount=type=cache,target=/meet --mount=type=cache,id=own,target=/own,sharing=private,from=seed,source=/link \\',
+      `  echo ${name} >>/own/d/f && touch /meet/${name} && until [ -e /meet/${other} ]; do sleep 0.1; done && \\`,
+      "  stat -c '%u %a' /own/d/f >/out && cat /own/d/f >>/out",
+    ];
+    const dockerfile = [
+      `FROM ${place.image} AS seed`,
+      'RUN mkdir -p /s/d && echo seeded >/s/d/f && chown 33:33 /s/d/f && chmod 600 /s/d/f && ln -s s /link',
+      ...stage('one', 'two'),
+      ...stage('two', 'one'),
+      `FROM ${place.image}`,
+      'COPY --from=one /out /one',
+      'COPY --from=two /out /two',
+      // Both have been given back: either of them may be the one that is had now.
+      'RUN --mount=type=cache,id=own,target=/own,sharing=private,from=seed,source=/link \\',
+      '  cat /one /two && wc -l </own/d/f',
+    ].join('\n');
+    const { events, error } = await build({ dockerfile });
+    expect(error).toBeUndefined();
+    expect(printed(events)).toBe('33 600\nseeded\none\n33 600\nseeded\ntwo\n2\n');
+    const df = (await get('/system/df?type=build-cache')).json;
+    const mounts = df.BuildCache.filter(({ Description }: { Description: string }) =>
+      /cached mount own/.test(Description),
+    );
+    expect(mounts.length).toBe(2);
   });
 
   it('is no more than it was allowed to have (CVE-2024-23653)', async () => {
