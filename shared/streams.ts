@@ -110,6 +110,8 @@ export async function collect(stream: Readable, maxBytes: number, options: Colle
   const chunks: Buffer[] = [];
   let seen = 0;
   const stop = () => stream.destroy(new AppError('timeout', `cannot read ${options.what}: it was cancelled`));
+  // A file that nobody reads or closes ends the process when its handle is collected.
+  if (options.signal?.aborted === true) stream.destroy();
   options.signal?.throwIfAborted();
   options.signal?.addEventListener('abort', stop, { once: true });
   try {

@@ -39,10 +39,16 @@ function commandOf({ Entrypoint, Cmd }: ContainerConfig): readonly string[] {
 /** API version from which a list tells annotations. */
 const ANNOTATIONS_SINCE = 46;
 
-/** `manifest`: as of containerDetailsJson. */
+/** For whom it is. */
+interface JsonForm {
+  readonly apiMinor: number;
+  /** What the image's manifest is, while there is the image. */
+  readonly manifest?: Descriptor | undefined;
+}
+
 export function containerSummaryJson(
   summary: ContainerSummary,
-  { apiMinor, manifest }: { readonly apiMinor: number; readonly manifest?: Descriptor | undefined },
+  { apiMinor, manifest }: JsonForm,
 ): Record<string, unknown> {
   const { record, linkNames, statusText, health, size } = summary;
   const { NetworkMode, Annotations } = record.hostConfig;
@@ -72,8 +78,7 @@ function manifestJson(record: ContainerRecord, manifest: Descriptor | undefined)
   return manifest === undefined ? {} : { ImageManifestDescriptor: { ...manifest, platform: record.platform } };
 }
 
-/** `manifest`: what the image's manifest is, while there is the image. */
-export function containerDetailsJson(details: ContainerDetails, manifest?: Descriptor): Record<string, unknown> {
+export function containerDetailsJson(details: ContainerDetails, form: JsonForm): Record<string, unknown> {
   const { record, paths, size } = details;
   const [path = '', ...args] = commandOf(record.config);
   return {
@@ -101,8 +106,8 @@ export function containerDetailsJson(details: ContainerDetails, manifest?: Descr
     ...sizeJson(size),
     Mounts: record.mounts.filter(isListed).map(mountJson),
     Config: configJson(record.config),
-    NetworkSettings: networkSettingsJson(details),
-    ...manifestJson(record, manifest),
+    NetworkSettings: networkSettingsJson(details, form),
+    ...manifestJson(record, form.manifest),
   };
 }
 
@@ -253,19 +258,30 @@ function addressJson(endpoint: Endpoint | undefined): Readonly<Record<keyof type
   };
 }
 
-function networksJson({ record, connections }: ContainerSummary): Record<string, unknown> {
+function networksJson(
+  { record, connections }: ContainerSummary,
+  ownAliases: readonly string[] = [],
+): Record<string, unknown> {
   const { NetworkMode } = record.hostConfig;
   if (NetworkMode === 'none' || NetworkMode === 'host')
     return { [NetworkMode]: { ...connectionJson(undefined), MacAddress: '' } };
-  return Object.fromEntries(connections.map((connection) => [connection.networkName, connectionJson(connection)]));
+  return Object.fromEntries(
+    connections.map((connection) => {
+      const { networkName } = connection;
+      return [networkName, connectionJson(connection, networkName === 'bridge' ? [] : ownAliases)];
+    }),
+  );
 }
 
-function connectionJson(connection: Connection | undefined): Record<string, unknown> {
+function connectionJson(
+  connection: Connection | undefined,
+  ownAliases: readonly string[] = [],
+): Record<string, unknown> {
   const { request, endpoint, networkId } = connection ?? {};
   return {
     IPAMConfig: request?.IPAMConfig ?? null,
     Links: orNull(request?.Links ?? []),
-    Aliases: orNull(request?.Aliases ?? []),
+    Aliases: orNull([...new Set([...(request?.Aliases ?? []), ...ownAliases])]),
     DriverOpts: mapOrNull(request?.DriverOpts ?? {}),
     GwPriority: request?.GwPriority ?? 0,
     NetworkID: networkId ?? '',
@@ -275,8 +291,11 @@ function connectionJson(connection: Connection | undefined): Record<string, unkn
   };
 }
 
+/** API version from which Aliases are only what a user asked for. */
+const DNS_NAMES_SINCE = 45;
+
 /** The addresses outside of Networks left Docker's API, but not the clients that read them: those of the default network. */
-function networkSettingsJson(details: ContainerDetails): Record<string, unknown> {
+function networkSettingsJson(details: ContainerDetails, { apiMinor }: JsonForm): Record<string, unknown> {
   const { record, sandbox } = details;
   return {
     Bridge: '',
@@ -289,7 +308,8 @@ function networkSettingsJson(details: ContainerDetails): Record<string, unknown>
     SecondaryIPAddresses: null,
     SecondaryIPv6Addresses: null,
     ...addressJson(sandbox?.endpoints.find(({ networkName }) => networkName === 'bridge')),
-    Networks: networksJson(details),
+    // Older clients find the short id and the hostname among them.
+    Networks: networksJson(details, apiMinor < DNS_NAMES_SINCE ? [record.id.slice(0, 12), record.config.Hostname] : []),
   };
 }
 

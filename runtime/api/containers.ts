@@ -29,6 +29,8 @@ const STOP_SIGNAL_SINCE = 42;
 /** Docker let old clients send `{}` or `null` here, and refuses more: it was once a host configuration. */
 const START_BODY_MAX_BYTES = 7;
 
+/** API version from which a container can be made in several networks. */
+const ENDPOINTS_SINCE = 44;
 /** API version from which a container tells its image's manifest. */
 const MANIFEST_SINCE = 48;
 
@@ -55,6 +57,12 @@ export function addContainerRoutes(router: ApiRouter, engine: Engine): void {
 
   router.post('/containers/create', async (ctx) => {
     const request = parseCreateRequest(await readJson(ctx));
+    const networks = Object.keys(request.endpoints);
+    if (ctx.state.apiMinor < ENDPOINTS_SINCE && networks.length > 1)
+      throw new AppError(
+        'invalid',
+        `Container cannot be created with multiple network endpoints: ${networks.join(', ')}`,
+      );
     const created = await containers.create(request, {
       name: queryText(ctx, 'name') || undefined,
       platform: queryText(ctx, 'platform') || undefined,
@@ -69,11 +77,9 @@ export function addContainerRoutes(router: ApiRouter, engine: Engine): void {
 
   router.get('/containers/*name/json', async (ctx) => {
     const details = await containers.inspect(pathPart(ctx, 'name'), { size: queryFlag(ctx, 'size') });
-    const tellsManifest = ctx.state.apiMinor >= MANIFEST_SINCE;
-    sendJson(
-      ctx,
-      containerDetailsJson(details, tellsManifest ? await manifestOf(engine, details.record.imageId) : undefined),
-    );
+    const { apiMinor } = ctx.state;
+    const manifest = apiMinor >= MANIFEST_SINCE ? await manifestOf(engine, details.record.imageId) : undefined;
+    sendJson(ctx, containerDetailsJson(details, { apiMinor, manifest }));
   });
 
   router.get('/containers/*name/top', async (ctx) => {

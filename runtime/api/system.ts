@@ -14,6 +14,10 @@ const SUMS_SINCE = 52;
 /** What the classic builder is called; clients must not look for BuildKit here. */
 const BUILDER_VERSION = '1';
 
+/** API version that dropped fields which say nothing any more; older clients warn where they are missing. */
+const NO_BRIDGE_NF_SINCE = 50;
+const BRIDGE_NF = { BridgeNfIptables: false, BridgeNfIp6tables: false };
+
 export function addSystemRoutes(router: ApiRouter, engine: Engine): void {
   router.get('/_ping', (ctx) => {
     ctx.set({
@@ -36,7 +40,8 @@ export function addSystemRoutes(router: ApiRouter, engine: Engine): void {
     ]);
     const { listeners } = engine.events;
     const counts = { containers, images: images.length, listeners, forwardsIpv4, now: engine.now() };
-    sendJson(ctx, infoJson(engine.description, counts));
+    const info = infoJson(engine.description, counts);
+    sendJson(ctx, ctx.state.apiMinor < NO_BRIDGE_NF_SINCE ? { ...info, ...BRIDGE_NF } : info);
   });
 
   router.get('/system/df', async (ctx) => {

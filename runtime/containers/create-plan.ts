@@ -15,6 +15,7 @@ import { type MountPlan, planMounts } from './mount-plan.ts';
 import { checkNamespaceModes, checkSharedNamespaces } from './namespaces.ts';
 import { portWishesOf } from './networking.ts';
 import type { ContainerConfig, CreateRequest, HostConfig } from './request.ts';
+import { securityOptionsOf } from './security-options.ts';
 
 const MEMORY_MIN_BYTES = 6 * 1024 * 1024;
 const SHM_DEFAULT_BYTES = 64 * 1024 * 1024;
@@ -126,6 +127,7 @@ export function checkHostConfig(hostConfig: HostConfig, host: HostLimits): void 
   if (Object.hasOwn(hostConfig.Annotations, ''))
     invalid('invalid Annotations: the empty string is not permitted as an annotation key');
   if (hostConfig.Runtime !== host.runtimeName) invalid(`unknown or invalid runtime name: ${hostConfig.Runtime}`);
+  securityOptionsOf(hostConfig.SecurityOpt);
   checkNamespaceModes(hostConfig);
   for (const entry of hostConfig.ExtraHosts) parseExtraHost(entry);
   for (const server of hostConfig.Dns)

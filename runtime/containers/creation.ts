@@ -11,6 +11,7 @@ import type { ContainerBase, Created, CreateOptions } from './containers.ts';
 import { planContainer } from './create-plan.ts';
 import { hostLinks } from './links.ts';
 import { LiveContainer, type LivePorts } from './live-container.ts';
+import { containerOfMode } from './namespaces.ts';
 import { networkKindOf, planEndpoints, sandboxRequestOf } from './networking.ts';
 import type { CreateRequest } from './request.ts';
 
@@ -37,6 +38,11 @@ export async function createContainer(
       mountsOf: (container) => table.find(container).record.mounts,
     });
     for (const { target } of hostLinks(plan.hostConfig)) mustExist(table, target);
+    const { PidMode, IpcMode } = plan.hostConfig;
+    for (const mode of [PidMode, IpcMode]) {
+      const joined = containerOfMode(mode);
+      if (joined !== undefined) table.find(joined);
+    }
     await using undo = new AsyncDisposableStack();
     const mounts = await claimVolumes(ports, mountPlan, { id, chain: base.chain });
     undo.defer(() => releaseVolumes(ports, { id, mounts }, { anonymous: true }));

@@ -21,7 +21,7 @@ export function parseLink(text: string): Link {
   if (rest.length > 0) throw new AppError('invalid', `bad format for links: ${text}`);
   const link = target.startsWith('/')
     ? { target: target.slice(1), alias: alias.split('/').at(-1) ?? '' }
-    : { target, alias };
+    : { target, alias: alias.replace(/^\//, '') };
   if (!/^[\w][\w.-]*$/.test(link.target) || !/^[\w][\w.-]*$/.test(link.alias))
     throw new AppError('invalid', `bad format for links: ${text}`);
   return link;

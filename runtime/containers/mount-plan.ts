@@ -4,6 +4,7 @@
  */
 import { posix } from 'node:path';
 import { AppError } from '../../shared/errors.ts';
+import { checkSubpath } from '../volumes/names.ts';
 import type { MountPoint } from './container.ts';
 import type { ContainerConfig, HostConfig, MountRequest } from './request.ts';
 
@@ -142,6 +143,7 @@ function fromMount(request: MountRequest): Planned {
         `invalid mount config for type "volume": invalid mount path: '${Source}' mount path must be a volume name`,
       );
     const { DriverConfig, Labels = {}, NoCopy = false, Subpath = '' } = VolumeOptions ?? {};
+    checkSubpath(Subpath);
     return {
       kind: 'volume',
       volume: {

@@ -406,9 +406,16 @@ export type ExecRequest = Readonly<Omit<z.output<typeof execBody>, 'Cmd'>> & { r
 
 /** @throws AppError 'invalid' with Docker's words for a missing command */
 export function parseExecRequest(body: unknown): ExecRequest {
-  const { Cmd, ...rest } = check(execBody, body, 'create exec');
+  const { Cmd, ...rest } = check(execBody, spelled(execBody, body), 'create exec');
   if (Cmd === null || Cmd.length === 0) throw new AppError('invalid', 'no exec command specified');
   return { ...rest, Cmd };
+}
+
+/** With the names of fields as the schema spells them: Go does not tell case, and docker-py says `detachKeys`. */
+function spelled(schema: z.ZodObject, body: unknown): unknown {
+  if (typeof body !== 'object' || body === null || Array.isArray(body)) return body;
+  const names = new Map(Object.keys(schema.shape).map((name) => [name.toLowerCase(), name]));
+  return Object.fromEntries(Object.entries(body).map(([key, value]) => [names.get(key.toLowerCase()) ?? key, value]));
 }
 
 function check<T>(schema: z.ZodType<T>, body: unknown, action: string): T {

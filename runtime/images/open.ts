@@ -5,7 +5,7 @@ import type { Database } from '../../shared/database.ts';
 import { chainIdOf, type Digest, digestOf } from '../../shared/digest.ts';
 import { AppError } from '../../shared/errors.ts';
 import type { Log } from '../../shared/log.ts';
-import { parseReference } from '../../shared/reference.ts';
+import { familiarName, parseReference } from '../../shared/reference.ts';
 import { createSlots } from '../../shared/slots.ts';
 import type { EventLog } from '../events.ts';
 import type { LayerStore } from '../layers/layer-store.ts';
@@ -102,7 +102,7 @@ export function openImages(options: ImagesOptions): Images {
       const reference = parseReference(target);
       if (reference.digest !== undefined)
         throw new AppError('invalid', 'refusing to create a tag with a digest reference');
-      if (/^sha256(?::|$)/.test(target))
+      if (familiarName(reference) === 'sha256')
         throw new AppError('invalid', 'refusing to create an ambiguous tag using digest algorithm as name');
       const { id, name } = await store.find(nameOrId);
       const manifestDigest = name?.manifestDigest ?? (await store.get(id))?.manifest.digest;

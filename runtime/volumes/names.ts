@@ -65,3 +65,13 @@ export function hasLabel(labels: Readonly<Record<string, string>>, wanted: strin
   const key = equals === -1 ? wanted : wanted.slice(0, equals);
   return Object.hasOwn(labels, key) && (equals === -1 || labels[key] === wanted.slice(equals + 1));
 }
+
+/** Of a volume: relative, plain and staying inside. @throws AppError 'invalid' */
+export function checkSubpath(subpath: string): void {
+  if (subpath === '') return;
+  if (subpath.startsWith('/') || subpath.includes('\0') || subpath.split('/').includes('..'))
+    throw new AppError(
+      'invalid',
+      `invalid volume subpath ${JSON.stringify(subpath)}: subpath must be a relative path within the volume`,
+    );
+}

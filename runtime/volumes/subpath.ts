@@ -5,19 +5,10 @@
 import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { AppError, hasCode } from '../../shared/errors.ts';
+import { checkSubpath } from './names.ts';
 
 /** Linux's; Node has no name for it. The descriptor names a file without opening it. */
 const O_PATH = 0o10000000;
-
-/** Relative, plain and staying inside. @throws AppError 'invalid' */
-export function checkSubpath(subpath: string): void {
-  if (subpath === '') return;
-  if (subpath.startsWith('/') || subpath.includes('\0') || subpath.split('/').includes('..'))
-    throw new AppError(
-      'invalid',
-      `invalid volume subpath ${JSON.stringify(subpath)}: it must be a path inside the volume`,
-    );
-}
 
 /** The caller closes it; /proc/<pid>/fd/<fd> is exactly what was found. @throws AppError 'not-found', 'invalid' */
 export async function openSubpath(root: string, subpath: string): Promise<FileHandle> {

@@ -70,7 +70,9 @@ const words = (text: string) => text.split(/\s+/);
 describe('a container in JSON', () => {
   it('has every field that dockerd has', () => {
     const json = wire(
-      containerDetailsJson(details({ status: 'created' }, { HostConfig: { Init: true, Tmpfs: { '/t': '' } } })),
+      containerDetailsJson(details({ status: 'created' }, { HostConfig: { Init: true, Tmpfs: { '/t': '' } } }), {
+        apiMinor: 52,
+      }),
     );
     expect(Object.keys(json)).toEqual(expect.arrayContaining(words(TOP)));
     expect(Object.keys(json.HostConfig ?? {})).toEqual(expect.arrayContaining(words(HOST_CONFIG)));
@@ -82,7 +84,7 @@ describe('a container in JSON', () => {
   });
 
   it('writes sets as maps and empty lists as null, as Go does', () => {
-    const json = wire(containerDetailsJson(details({ status: 'created' })));
+    const json = wire(containerDetailsJson(details({ status: 'created' }), { apiMinor: 52 }));
     expect(json.Config).toMatchObject({ ExposedPorts: { '80/tcp': {} }, Volumes: null, OnBuild: null });
     expect(json.HostConfig).toMatchObject({ Binds: null, CapAdd: null, NetworkMode: '', MemorySwappiness: null });
     expect(json).toMatchObject({ Path: 'sh', Args: ['-c', 'echo hi'], Name: '/web', ExecIDs: null, Mounts: [] });
@@ -131,6 +133,6 @@ describe('a container in JSON', () => {
       { Dead: true, Error: 'busy', ExitCode: 3 },
     ],
   ])('tells the state %j', (state, expected) => {
-    expect(containerDetailsJson(details(state)).State).toMatchObject(expected);
+    expect(containerDetailsJson(details(state), { apiMinor: 52 }).State).toMatchObject(expected);
   });
 });

@@ -108,6 +108,7 @@ it.each([{ CgroupParent: '/elsewhere' }, { Devices: [{ PathOnHost: '/dev/null' }
 
 it('wants a command for an exec', () => {
   expect(() => parseExecRequest({ Cmd: [] })).toThrow('no exec command specified');
+  expect(parseExecRequest({ cmd: ['a'], detachKeys: 'ctrl-p' })).toMatchObject({ Cmd: ['a'], DetachKeys: 'ctrl-p' });
 });
 
 describe('planContainer', () => {

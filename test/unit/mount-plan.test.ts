@@ -2,8 +2,7 @@ import { describe, expect, it } from 'vitest';
 import type { MountPoint } from '../../runtime/containers/container.ts';
 import { planMounts } from '../../runtime/containers/mount-plan.ts';
 import { parseCreateRequest } from '../../runtime/containers/request.ts';
-import { checkVolumeDriver, checkVolumeName, volumeMount } from '../../runtime/volumes/names.ts';
-import { checkSubpath } from '../../runtime/volumes/subpath.ts';
+import { checkSubpath, checkVolumeDriver, checkVolumeName, volumeMount } from '../../runtime/volumes/names.ts';
 
 const OTHER: readonly MountPoint[] = [
   { type: 'bind', source: '/src', destination: '/bound', mode: '', writable: true, propagation: 'rprivate' },
@@ -136,6 +135,6 @@ describe('names and options of volumes', () => {
   });
 
   it.each([['/abs'], ['../up'], ['a/../..'], ['a\0b']])('refuses the subpath %j', (subpath) => {
-    expect(() => checkSubpath(subpath)).toThrow('must be a path inside the volume');
+    expect(() => checkSubpath(subpath)).toThrow('must be a relative path within the volume');
   });
 });

@@ -82,4 +82,10 @@ describe('collect', () => {
     await expect(reading).rejects.toMatchObject({ kind: 'timeout' });
     expect(silent.destroyed).toBe(true);
   });
+
+  it('closes what it is given when it was cancelled before', async () => {
+    const unread = new Readable({ read() {} });
+    await expect(collect(unread, 10, { what: 'x', signal: AbortSignal.abort() })).rejects.toThrow();
+    expect(unread.destroyed).toBe(true);
+  });
 });
