@@ -43,7 +43,7 @@ const createBody = z.object({
   Options: texts,
   Labels: texts,
 });
-const connectBody = z.object({ Container: z.string().min(1), EndpointConfig: z.unknown() });
+const connectBody = z.object({ Container: z.string().min(1), EndpointConfig: z.unknown().optional() });
 const disconnectBody = z.object({ Container: z.string().min(1), Force: flag });
 
 export function addNetworkRoutes(router: ApiRouter, engine: Engine): void {

@@ -64,7 +64,7 @@ type ContainerEdits = z.output<typeof containerEdits>;
 const specFile = z.object({
   cdiVersion: z.string(),
   kind: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_.-]*\/[A-Za-z0-9][A-Za-z0-9_.-]*$/),
-  containerEdits: z.unknown(),
+  containerEdits: z.unknown().optional(),
   devices: z.array(z.object({ name: z.string().min(1), containerEdits: z.unknown() })).min(1),
 });
 

@@ -3,6 +3,7 @@
  * with another container (`container:NAME`) is that one's, files included.
  */
 import { readFile, writeFile } from 'node:fs/promises';
+import { AppError } from '../../shared/errors.ts';
 import type { OpenSandbox, SandboxState } from '../networks/networks.ts';
 import type { ContainerRecord } from './container.ts';
 import type { Connection } from './containers.ts';
@@ -82,16 +83,16 @@ export class ContainerNetwork {
       return this.spec();
     }
     for (const linked of this.#linked()) mustBeLinkable(record.name, linked);
-    const sandbox = await this.#ports.networks.open(sandboxRequestOf(record));
+    const sandbox = await this.#ports.networks.open(sandboxRequestOf(record)).catch(cannotSetUp);
     this.#ready = sandbox.ready;
-    await Promise.all([this.#writeEtc(sandbox), sandbox.joinable]);
+    await Promise.all([this.#writeEtc(sandbox), sandbox.joinable.catch(cannotSetUp)]);
     this.#ports.onMoved();
     return { namespace: { kind: 'path', path: sandbox.path }, sysctls: sandbox.sysctls };
   }
 
   /** What was prepared is whole: something may run. @throws as Networks.open */
   ready(): Promise<void> {
-    return this.#ready;
+    return this.#ready.catch(cannotSetUp);
   }
 
   /** Of what runs. @throws AppError 'not-found', 'conflict' when the container that it shares with does not run */
@@ -198,6 +199,16 @@ export class ContainerNetwork {
       writeFile(resolvConfPath, files.resolvConf),
     ]);
   }
+}
+
+/** Docker's words for what went wrong before the command was. */
+function cannotSetUp(cause: unknown): never {
+  if (!(cause instanceof AppError)) throw cause;
+  const { kind, message, detail } = cause;
+  throw new AppError(kind, `failed to set up container networking: ${message}`, {
+    cause,
+    ...(detail !== undefined && { detail }),
+  });
 }
 
 /** A stub resolver on the host's loopback is out of reach from a container: whoever the stub asks is asked instead. */

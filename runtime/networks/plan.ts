@@ -42,7 +42,8 @@ export const HOST_BINDING = 'com.docker.network.bridge.host_binding_ipv4';
 const MTU_MIN = 68;
 const MTU_MAX = 65_535;
 
-const NAME = /^[a-zA-Z0-9][a-zA-Z0-9_.-]*$/;
+/** Docker takes anything; what no path can name, or no terminal can show, is refused. */
+const NAME = /^[^\p{Cc}/]{1,255}$/u;
 const BRIDGE_OPTIONS: readonly string[] = [
   BRIDGE_NAME,
   'com.docker.network.bridge.default_bridge',
@@ -67,11 +68,8 @@ export function planNetwork(request: NetworkRequest, facts: PlanFacts): NetworkR
   const { name, internal, attachable, options, labels, ipv4, ipv6, ipamOptions } = request;
   if (PREDEFINED.some((predefined) => predefined === name) || name === 'default')
     throw new AppError('denied', `operation is not permitted on predefined ${name} network`);
-  if (!NAME.test(name))
-    throw new AppError(
-      'invalid',
-      `network name ${JSON.stringify(name)} is invalid: only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed`,
-    );
+  if (name.trim() === '') throw new AppError('invalid', 'invalid name: name is empty');
+  if (!NAME.test(name)) throw new AppError('invalid', `network name ${JSON.stringify(name.slice(0, 300))} is invalid`);
   const driver = driverOf(request);
   if (!ipv4 && !ipv6) throw new AppError('invalid', 'IPv4 or IPv6 must be enabled');
   if (request.ipamDriver !== '' && request.ipamDriver !== 'default')

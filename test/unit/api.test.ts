@@ -302,6 +302,16 @@ describe('streams', () => {
     expect((await call('GET', '/events?since=1&until=2')).headers['content-type']).toBe('application/jsonl');
   });
 
+  it('connects a container that asks for nothing special', async () => {
+    let asked: readonly unknown[] = [];
+    containers.connect = async (...args) => {
+      asked = args;
+    };
+    const sent = { headers: JSON_TYPE, body: '{"Container":"c"}' };
+    expect(await call('POST', '/networks/n/connect', sent)).toMatchObject({ status: 200 });
+    expect(asked).toMatchObject(['c', 'n', { Aliases: [], MacAddress: '' }]);
+  });
+
   it('frames logs, unless the container has a terminal', async () => {
     const chunks = async function* () {
       yield { stream: 'stdout', bytes: Buffer.from('out\nmo') } as const;

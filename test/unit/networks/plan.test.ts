@@ -50,7 +50,8 @@ describe('a network', () => {
   });
   it.each<[Partial<NetworkRequest>, string]>([
     [{ name: 'bridge' }, 'operation is not permitted on predefined bridge network'],
-    [{ name: 'a b' }, 'network name "a b" is invalid'],
+    [{ name: 'a/b' }, 'network name "a/b" is invalid'],
+    [{ name: ' ' }, 'invalid name: name is empty'],
     [{ name: '../x' }, 'is invalid'],
     [{ driver: 'overlay' }, 'plugin "overlay" not found'],
     [{ driver: 'macvlan' }, 'say by the option "parent"'],
