@@ -2,17 +2,20 @@
  * Database: one SQLite file with typed queries (kysely) and migrations.
  *
  * One connection writes, one transaction at a time; reads go to other connections (WAL) and never wait for it. What
- * write() has answered is durable (synchronous=FULL). Queries run synchronously, so keep them small: work in batches
+ * write() has answered is durable: SQLite commits without a sync (synchronous=NORMAL), and the log is synced after that,
+ * off the event loop and once for all commits that wait. Queries run synchronously, so keep them small: work in batches
  * of at most 20 ms, and wait for nothing but the database inside write().
  */
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { randomUUID } from 'node:crypto';
 import { rmSync } from 'node:fs';
+import { type FileHandle, open } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { Kysely, type Transaction } from 'kysely';
-import { AppError, isKind } from './errors.ts';
+import { syncDirectory } from './atomic-file.ts';
+import { AppError, isKind, messageOf } from './errors.ts';
 import { createSqliteDialect, SqliteConnection, toAppError } from './sqlite-dialect.ts';
 
 /** One step of the schema. `name` is unique for ever and never changes its statements: add another step instead. */
@@ -62,15 +65,15 @@ export function openDatabase<T>(options: DatabaseOptions): Database<T> {
   const file = isPrivate ? join(tmpdir(), `berth-${randomUUID()}.db`) : options.path;
   const busyTimeoutMs = options.busyTimeoutMs ?? BUSY_TIMEOUT_MS;
 
-  const open = (readOnly: boolean): SqliteConnection => {
+  const connect = (readOnly: boolean): SqliteConnection => {
     const database = new DatabaseSync(file, { timeout: 0 });
-    database.exec(`pragma synchronous=${isPrivate ? 'off' : 'full'}; pragma query_only=${readOnly ? 'on' : 'off'}`);
+    database.exec(`pragma synchronous=${isPrivate ? 'off' : 'normal'}; pragma query_only=${readOnly ? 'on' : 'off'}`);
     return new SqliteConnection(database, { busyTimeoutMs, readOnly });
   };
   let writer: SqliteConnection;
   try {
     migrate(file, options);
-    writer = open(false);
+    writer = connect(false);
     if (!isPrivate) reserve(file);
   } catch (error) {
     throw toAppError(error);
@@ -96,7 +99,7 @@ export function openDatabase<T>(options: DatabaseOptions): Database<T> {
   const reading = new Kysely<T>({
     dialect: createSqliteDialect({
       begin: 'begin',
-      acquire: async () => idle.pop() ?? open(true),
+      acquire: async () => idle.pop() ?? connect(true),
       release: (connection) => {
         if (idle.length < IDLE_READERS_MAX) idle.push(connection);
         else connection.close();
@@ -107,12 +110,14 @@ export function openDatabase<T>(options: DatabaseOptions): Database<T> {
     }),
   });
 
+  const log = isPrivate ? undefined : createLogSync(file);
   const inside = new AsyncLocalStorage<{ open: boolean }>();
   let closed: Promise<void> | undefined;
   const close = () => {
     closed ??= (async () => {
       await reading.destroy();
       await writing.destroy();
+      await log?.close();
       if (isPrivate) for (const suffix of ['', '-wal', '-shm']) rmSync(`${file}${suffix}`, { force: true });
     })();
     return closed;
@@ -127,13 +132,60 @@ export function openDatabase<T>(options: DatabaseOptions): Database<T> {
         throw new AppError('conflict', 'cannot begin a write inside a write: pass the transaction on');
       const scope = { open: true };
       try {
-        return await inside.run(scope, () => writing.transaction().execute(work));
+        const result = await inside.run(scope, () => writing.transaction().execute(work));
+        await log?.sync();
+        return result;
       } finally {
         scope.open = false;
       }
     },
     close,
     [Symbol.asyncDispose]: close,
+  };
+}
+
+interface LogSync {
+  /** What is committed by now is durable when this resolves. @throws AppError 'unavailable' */
+  sync(): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** The write-ahead log, which lives for as long as a connection does. */
+function createLogSync(file: string): LogSync {
+  let opening: Promise<FileHandle> | undefined;
+  let running: Promise<void> = Promise.resolve();
+  let next: Promise<void> | undefined;
+  const openLog = async (): Promise<FileHandle> => {
+    const handle = await open(`${file}-wal`, 'r');
+    // It may be new: its name must survive, too.
+    await syncDirectory(dirname(file));
+    return handle;
+  };
+  const syncNow = async (): Promise<void> => {
+    try {
+      opening ??= openLog();
+      await (await opening).datasync();
+    } catch (cause) {
+      opening = undefined;
+      throw new AppError('unavailable', `cannot write to the database: ${messageOf(cause)}`, { cause });
+    }
+  };
+  return {
+    /** One that has begun may have missed what was just committed: all who come meanwhile share the one after it. */
+    sync() {
+      next ??= running
+        .catch(() => {})
+        .then(() => {
+          next = undefined;
+          running = syncNow();
+          return running;
+        });
+      return next;
+    },
+    async close() {
+      await (next ?? running).catch(() => {});
+      await (await opening)?.close();
+    },
   };
 }
 
