@@ -338,6 +338,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
       init: (facts.programs.catatonit ?? facts.programs['tini-static'] ?? facts.programs['docker-init'])?.path,
       cgroupParent,
       cdiDirectories: config.cdiSpecDirs,
+      compiledSeccomp: (id) => runtime.seccompFilter(id),
     }),
     layerBytes: async (chain) => {
       const found = await Promise.all(chain.map((id) => layers.get(id)));

@@ -78,6 +78,11 @@ export class ContainerBundle {
     await writeFile(join(this.directory, 'config.json'), config, { mode: 0o600 });
   }
 
+  /** The runtime has made the container; what it has made with it must still be there. */
+  created(): Promise<void> {
+    return this.#ports.spec.created(this.#record().id);
+  }
+
   /** Idempotent. */
   async close(): Promise<void> {
     const { id, hostConfig } = this.#record();

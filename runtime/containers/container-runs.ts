@@ -85,7 +85,7 @@ export class ContainerRuns {
     const supervised = await supervisor.launch({ ...bundle.launchRequest(log.path, this.cgroup), ready }, options);
     undo.defer(() => supervised.delete());
     this.#run.launched.resolve(supervised);
-    await network.ready();
+    await Promise.all([network.ready(), bundle.created()]);
     // Before it prints: clients ask for what it has logged since then.
     const startedAt = this.#ports.now();
     await supervised.start();

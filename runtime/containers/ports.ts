@@ -90,6 +90,8 @@ export interface ExecSpecRequest extends SpecRequest {
 export interface SpecBuilder {
   /** Text of config.json. @throws AppError 'invalid' (unknown user, bad option), 'unsupported' */
   container(request: SpecRequest): Promise<string>;
+  /** The runtime has made a container of what `container` answered. Never rejects. */
+  created(containerId: string): Promise<void>;
   /** Text of an exec's process.json; its user is numeric. @throws AppError 'invalid' */
   process(request: ExecSpecRequest): Promise<string>;
   /** linux.resources, for update. */

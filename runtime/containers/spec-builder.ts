@@ -12,6 +12,7 @@ import { containerOfMode } from './namespaces.ts';
 import type { SpecBuilder, SpecRequest } from './ports.ts';
 import type { HostConfig } from './request.ts';
 import { readInside } from './rootfs-files.ts';
+import { createSeccompFilters } from './seccomp-filters.ts';
 import { encodeSpec, execProcessOf, type SpecHost, type SpecInput, specOf } from './spec.ts';
 import { limitsOf } from './spec-resources.ts';
 import { type ResolvedUser, resolveUser, USER_FILE_MAX_BYTES } from './users.ts';
@@ -23,9 +24,12 @@ export interface SpecBuilderOptions {
   readonly cgroupParent: string;
   /** Where CDI specs are; later ones win. */
   readonly cdiDirectories: readonly string[];
+  /** See SeccompFiltersOptions. */
+  readonly compiledSeccomp: (containerId: string) => Promise<Buffer | undefined>;
 }
 
 export function createSpecBuilder(options: SpecBuilderOptions): SpecBuilder {
+  const filters = createSeccompFilters({ compiledOf: options.compiledSeccomp });
   const inputOf = async (request: SpecRequest): Promise<SpecInput> => {
     const { record, rootfs, etc, network, pidOf } = request;
     const { config } = record;
@@ -60,7 +64,8 @@ export function createSpecBuilder(options: SpecBuilderOptions): SpecBuilder {
   };
 
   return {
-    container: async (request) => encodeSpec(specOf(await inputOf(request))),
+    container: async (request) => encodeSpec(filters.applied(request.record.id, specOf(await inputOf(request)))),
+    created: (containerId) => filters.created(containerId),
     async process({ request, record, rootfs, etc }) {
       const { config, hostConfig } = record;
       const user = await userOf(rootfs, { user: request.User || config.User, groupAdd: hostConfig.GroupAdd });

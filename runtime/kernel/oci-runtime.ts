@@ -3,7 +3,8 @@
  * itself is conmon's, and gets `globalArgs` from here). The runtime's own words become kinds of ours; both programs say
  * the same things differently. https://github.com/opencontainers/runtime-spec/blob/v1.2.0/runtime.md
  */
-import { rm, writeFile } from 'node:fs/promises';
+import { readFile, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { z } from 'zod';
 import { AppError, type ErrorKind } from '../../shared/errors.ts';
 import { type CommandResult, type RunCommand, runCommand } from './command.ts';
@@ -41,6 +42,8 @@ export interface OciRuntime {
   execArgs(id: string, options: { readonly processPath: string; readonly pidFile?: string }): readonly string[];
   /** Arguments that create, start, wait for and delete a container on the caller's own stdio, without limits of its own. */
   runArgs(id: string, options: { readonly bundle: string }): readonly string[];
+  /** The filter that it compiled for a container that it has made; undefined = it keeps none. */
+  seccompFilter(id: string): Promise<Buffer | undefined>;
   /** Namespace types that it can make; what is missing from its answer is left out of config.json. */
   namespaces(): Promise<ReadonlySet<string>>;
 }
@@ -152,6 +155,9 @@ export function createOciRuntime({
       bundle,
       id,
     ],
+    async seccompFilter(id) {
+      return name === 'crun' ? await readFile(join(root, id, 'seccomp.bpf')).catch(() => undefined) : undefined;
+    },
     async namespaces() {
       const result = await call('features', '', []);
       const features = result.exitCode === 0 ? featuresSchema.safeParse(parseJson(result.stdout)) : undefined;

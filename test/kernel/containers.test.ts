@@ -121,6 +121,7 @@ async function openEngine(host: TestHost, busybox: BusyboxHost): Promise<Engine>
       init: undefined,
       cgroupParent: busybox.cgroupParent,
       cdiDirectories: [],
+      compiledSeccomp: (id) => busybox.runtime.seccompFilter(id),
     }),
     volumes,
     sharedMemory: createSharedMemory({
