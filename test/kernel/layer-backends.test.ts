@@ -338,6 +338,8 @@ describe('layers, as images and as directories', () => {
         message: expect.stringContaining('the disk is full'),
       });
       expect(await readdir(join(layers, 'unpacked'))).toEqual([]);
+      // Where ext4 puts what it holds: apart.
+      expect((await run('lsattr', ['-d', join(layers, 'unpacked')])).stdout).toMatch(/^\S*T/);
       const small = await here.unpack([buildLayer([file('small')])]);
       for (const backend of BACKENDS)
         expect(await here.show(backend, small, (rootfs) => readFile(join(rootfs, 'small'), 'utf8'))).toBe('small');
