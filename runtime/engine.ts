@@ -111,7 +111,7 @@ export type {
 } from './containers/containers.ts';
 export type { PathStat } from './containers/files.ts';
 export { hostLinks } from './containers/links.ts';
-export type { ContainerConfig, EndpointRequest, HostConfig } from './containers/request.ts';
+export type { ContainerConfig, CreateRequest, EndpointRequest, HostConfig } from './containers/request.ts';
 export {
   parseCommitRequest,
   parseCreateRequest,

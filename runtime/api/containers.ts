@@ -4,6 +4,7 @@ import { AppError, isKind } from '../../shared/errors.ts';
 import type { Descriptor } from '../../shared/oci.ts';
 import {
   type ContainerSummary,
+  type CreateRequest,
   type Engine,
   type FileChange,
   parseCreateRequest,
@@ -29,6 +30,8 @@ const STOP_SIGNAL_SINCE = 42;
 /** Docker let old clients send `{}` or `null` here, and refuses more: it was once a host configuration. */
 const START_BODY_MAX_BYTES = 7;
 
+/** API version from which others cannot join a container's IPC namespace unless it says so. */
+const PRIVATE_IPC_SINCE = 40;
 /** API version from which a container can be made in several networks. */
 const ENDPOINTS_SINCE = 44;
 /** API version from which a container tells its image's manifest. */
@@ -56,13 +59,7 @@ export function addContainerRoutes(router: ApiRouter, engine: Engine): void {
   });
 
   router.post('/containers/create', async (ctx) => {
-    const request = parseCreateRequest(await readJson(ctx));
-    const networks = Object.keys(request.endpoints);
-    if (ctx.state.apiMinor < ENDPOINTS_SINCE && networks.length > 1)
-      throw new AppError(
-        'invalid',
-        `Container cannot be created with multiple network endpoints: ${networks.join(', ')}`,
-      );
+    const request = asMeant(parseCreateRequest(await readJson(ctx)), ctx.state.apiMinor);
     const created = await containers.create(request, {
       name: queryText(ctx, 'name') || undefined,
       platform: queryText(ctx, 'platform') || undefined,
@@ -149,6 +146,19 @@ export function addContainerRoutes(router: ApiRouter, engine: Engine): void {
     await containers.remove(pathPart(ctx, 'name'), { force: queryFlag(ctx, 'force'), volumes: queryFlag(ctx, 'v') });
     ctx.status = 204;
   });
+}
+
+/** What older clients mean by what they do not say, and may not say yet. @throws AppError 'invalid' */
+function asMeant(request: CreateRequest, apiMinor: number): CreateRequest {
+  const { hostConfig, endpoints } = request;
+  const networks = Object.keys(endpoints);
+  if (apiMinor < ENDPOINTS_SINCE && networks.length > 1)
+    throw new AppError(
+      'invalid',
+      `Container cannot be created with multiple network endpoints: ${networks.join(', ')}`,
+    );
+  const isShareable = apiMinor < PRIVATE_IPC_SINCE && hostConfig.IpcMode === '';
+  return isShareable ? { ...request, hostConfig: { ...hostConfig, IpcMode: 'shareable' } } : request;
 }
 
 /** undefined = the image was removed by force. */

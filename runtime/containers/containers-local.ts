@@ -106,6 +106,11 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
   const update = async (name: string, request: UpdateRequest) => {
     const container = find(name);
     await container.update(({ hostConfig: before }) => {
+      if (before.AutoRemove && (request.RestartPolicy?.Name ?? 'no') !== 'no')
+        throw new AppError(
+          'conflict',
+          'Restart policy cannot be updated because AutoRemove is enabled for the container',
+        );
       const hostConfig: HostConfig = { ...before, ...request };
       checkHostConfig(hostConfig, ports.host);
       return { hostConfig };

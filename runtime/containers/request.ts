@@ -146,7 +146,7 @@ const ulimit = z.object({ Name: z.string().min(1), Soft: whole, Hard: whole });
 export type Ulimit = Readonly<z.output<typeof ulimit>>;
 const portBinding = z.object({ HostIp: text, HostPort: text });
 
-/** What `update` may change as well. Zero = not limited; PidsLimit, MemorySwap and CpuQuota: -1 = unlimited. */
+/** What `update` may change as well. Zero = not limited; MemorySwap and CpuQuota: -1 = unlimited. */
 const resourceFields = {
   CpuShares: whole,
   Memory: whole,
@@ -174,7 +174,8 @@ const resourceFields = {
   MemorySwappiness: optionalWhole.transform((value) => value ?? undefined),
   OomKillDisable: flag,
   /** undefined, 0 and -1 = unlimited. */
-  PidsLimit: optionalWhole.transform((value) => value ?? undefined),
+  // Less than one is no limit, however it is written.
+  PidsLimit: optionalWhole.transform((value) => (value == null ? undefined : Math.max(value, 0))),
   Ulimits: list(ulimit),
   CpuCount: whole,
   CpuPercent: whole,

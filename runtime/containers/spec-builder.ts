@@ -72,8 +72,12 @@ export function createSpecBuilder(options: SpecBuilderOptions): SpecBuilder {
       const paths = { rootfs, ...etc, init: options.init };
       return encodeSpec(execProcessOf({ config, hostConfig, host: options.host, paths }, request, user));
     },
-    resources: async (hostConfig) =>
-      limitsOf(hostConfig, options.host.cgroupMode, await blockDevicesOf(limitedDevices(hostConfig))),
+    async resources(hostConfig) {
+      const devices = await blockDevicesOf(limitedDevices(hostConfig));
+      // Said even when there is none: a limit that there was must go.
+      const pids = hostConfig.PidsLimit === 0 ? { pids: { limit: -1 } } : {};
+      return { ...limitsOf(hostConfig, options.host.cgroupMode, devices), ...pids };
+    },
   };
 }
 

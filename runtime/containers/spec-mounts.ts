@@ -162,7 +162,10 @@ function bindsOf({ hostConfig, mounts, fileSources, kernel }: MountsInput): read
         destination,
         type: 'bind',
         source,
-        options: [isRecursive ? 'rbind' : 'bind', ...access, propagation || 'rprivate'],
+        // crun takes the `r` of a propagation for the bind's: one mount alone needs none.
+        options: isRecursive
+          ? ['rbind', ...access, propagation || 'rprivate']
+          : ['bind', ...access, propagation.replace(/^r/, '') || 'private'],
       };
     });
 }

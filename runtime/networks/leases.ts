@@ -115,7 +115,8 @@ const LINK_LOCAL = [parseSubnet('169.254.0.0/16'), parseSubnet('fe80::/10')];
 
 function checkDriverOptions(options: EndpointWish['driverOptions']): void {
   for (const [key, value] of Object.entries(options)) {
-    if (key !== INTERFACE_NAME && key !== SYSCTLS)
+    // Others are for drivers of others, or a client's own notes: Docker keeps and tells them, and so do we.
+    if (key.startsWith('com.docker.network.') && key !== INTERFACE_NAME && key !== SYSCTLS)
       throw new AppError('unsupported', `cannot connect a container: the driver option ${key} is not supported`);
     if (key === INTERFACE_NAME && (!/^[a-zA-Z][\w-]{0,14}$/.test(value) || value === 'lo'))
       throw new AppError('invalid', `invalid name of an interface: ${JSON.stringify(value)}`);

@@ -302,6 +302,21 @@ describe('streams', () => {
     expect((await call('GET', '/events?since=1&until=2')).headers['content-type']).toBe('application/jsonl');
   });
 
+  it('takes what older clients do not say as they mean it', async () => {
+    const modes: string[] = [];
+    containers.create = async ({ hostConfig }) => {
+      modes.push(hostConfig.IpcMode);
+      return { id: 'c', warnings: [] };
+    };
+    const sent = { headers: JSON_TYPE, body: '{"Image":"i"}' };
+    for (const version of ['1.39', '1.40']) await call('POST', `/v${version}/containers/create`, sent);
+    expect(modes).toEqual(['shareable', '']);
+    const two = { ...sent, body: '{"Image":"i","NetworkingConfig":{"EndpointsConfig":{"a":{},"b":{}}}}' };
+    expect((await call('POST', '/v1.43/containers/create', two)).body).toContain(
+      'Container cannot be created with multiple network endpoints: a, b',
+    );
+  });
+
   it('connects a container that asks for nothing special', async () => {
     let asked: readonly unknown[] = [];
     containers.connect = async (...args) => {

@@ -94,7 +94,7 @@ it.each([
   ],
   [{ RestartPolicy: { Name: 'always' } }, { RestartPolicy: { Name: 'always', MaximumRetryCount: 0 } }],
   [
-    { PidsLimit: 0, MemorySwap: -1 },
+    { PidsLimit: -2, MemorySwap: -1 },
     { PidsLimit: 0, MemorySwap: -1 },
   ],
   [{ PidsLimit: null }, {}],

@@ -372,6 +372,16 @@ describe('mounts', () => {
     ]);
   });
 
+  it('binds one mount alone when that was asked for: any `r` would bring those below it along', () => {
+    const hostConfig = {
+      Mounts: [{ Type: 'bind', Source: '/src', Target: '/a', BindOptions: { NonRecursive: true } }],
+    };
+    const options = (propagation: string) =>
+      mountAt(spec({ hostConfig, mounts: [{ ...bind('/a', false), propagation }] }), '/a')?.options;
+    expect(options('')).toEqual(['bind', 'ro', 'private']);
+    expect(options('rslave')).toEqual(['bind', 'ro', 'slave']);
+  });
+
   it('shares the root when a bind is shared', () => {
     expect(spec({ mounts: [{ ...bind('/a'), propagation: 'rshared' }] }).linux.rootfsPropagation).toBe('shared');
     expect(spec({ mounts: [{ ...bind('/a'), propagation: 'slave' }] }).linux.rootfsPropagation).toBe('rslave');

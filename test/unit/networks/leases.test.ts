@@ -43,7 +43,7 @@ describe('a wish for an endpoint', () => {
     [{ mac: 'x' }, 'invalid MAC address: x'],
     [{ linkLocal: ['10.0.0.7'] }, 'invalid link-local IP address: 10.0.0.7'],
     [{ linkLocal: ['fe80::7'] }, 'network net has no IPv6'],
-    [{ driverOptions: { nosuch: '1' } }, 'the driver option nosuch is not supported'],
+    [{ driverOptions: { 'com.docker.network.x': '1' } }, 'the driver option com.docker.network.x is not supported'],
     [{ driverOptions: { 'com.docker.network.endpoint.ifname': 'lo' } }, 'invalid name of an interface'],
     [{ driverOptions: { 'com.docker.network.endpoint.ifname': 'a b' } }, 'invalid name of an interface'],
     [{ driverOptions: { [SYSCTLS]: 'kernel.core_pattern=x' } }, 'invalid sysctl of an interface'],
