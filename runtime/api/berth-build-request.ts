@@ -65,7 +65,7 @@ export const berthBuildSchema = z.strictObject({
   keep: z.boolean().default(false),
   context: source,
   contexts: z.record(z.string(), namedSource).default({}),
-  dockerfile: z.strictObject({ name: z.string(), text: z.string().optional() }),
+  dockerfile: z.strictObject({ name: z.string(), text: z.string().optional(), ignore: z.string().optional() }),
   target: z.string().optional(),
   buildArgs: stringMap.optional(),
   labels: stringMap.optional(),

@@ -177,7 +177,10 @@ async function serveBuild({ engine, body, session, out, signal }: ServedBuild): 
     const upload = session.uploads.get(name);
     if (upload !== undefined) return await receivedOf(upload, signal);
     const { contexts } = builds;
-    return undo.use(await (source.kind === 'remote' ? contexts.fetch(source.url, { signal }) : contexts.empty()));
+    const { buildArgs } = body;
+    return undo.use(
+      await (source.kind === 'remote' ? contexts.fetch(source.url, { buildArgs, signal }) : contexts.empty()),
+    );
   };
   const context = await open(body.context, '');
   const namedContexts: Record<string, NamedContext> = {};

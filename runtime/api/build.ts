@@ -129,7 +129,10 @@ async function openContext(
   { engine, build, signal }: Omit<ClassicRun, 'report'>,
 ): Promise<BuildContext> {
   const { contexts } = engine.builds;
-  if (build.remote !== undefined) return await contexts.fetch(build.remote, { signal });
+  if (build.remote !== undefined) {
+    const { buildArgs } = build.request;
+    return await contexts.fetch(build.remote, { buildArgs, signal });
+  }
   return await contexts.receive(requestBody(ctx), { signal });
 }
 
@@ -151,10 +154,11 @@ async function withoutBuildFiles(sent: BuildContext, name: string, contexts: Con
     const ignore = createIgnore(parseDockerignore(patterns));
     const paths = [name, file].filter((path) => ignore.ignores(path));
     if (paths.length === 0) return whole;
+    // Both are gone then for who looks into the context.
     const text = await sent.text(name, DOCKERFILE_MAX_BYTES);
     const context = await contexts.without(sent, paths);
     return {
-      request: { context, ...(text !== undefined && { dockerfile: { name, text } }) },
+      request: { context, dockerfile: { name, text, ignore: patterns } },
       [Symbol.asyncDispose]: () => context[Symbol.asyncDispose](),
     };
   }

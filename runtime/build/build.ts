@@ -2,6 +2,7 @@
  * One build: for each platform the stages that the target needs, side by side, and the image of the target.
  */
 import { type Digest, digestOf } from '../../shared/digest.ts';
+import type { Ignore } from '../../shared/dockerignore.ts';
 import { AppError } from '../../shared/errors.ts';
 import type { ImageHistory, ImageRunConfig, Platform } from '../../shared/oci.ts';
 import { type Dockerfile, parseDockerfile, type Stage } from '../dockerfile/dockerfile.ts';
@@ -44,6 +45,8 @@ export interface PlatformBuild {
   readonly host: WantedPlatform;
   readonly request: BuildRequest;
   readonly dockerfile: Dockerfile;
+  /** What was left out of the context. */
+  readonly ignore: Ignore | undefined;
   readonly platform: Platform;
   /** undefined = there is only one. */
   readonly platformName: string | undefined;
@@ -103,6 +106,7 @@ export async function buildPlatform(options: PlatformBuild): Promise<BuiltStage>
   const work: BuildWork = {
     ...{ ports, request, dockerfile, platform, globals, contexts, lease, steps, signal, tree },
     platformName: options.platformName,
+    ignored: options.ignore,
     async stage(index, waiting) {
       mustNotWait(waits, waiting, index);
       return await begin(index);

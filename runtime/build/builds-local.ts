@@ -3,12 +3,18 @@ import { mkdir, rm, statfs } from 'node:fs/promises';
 import type { Digest } from '../../shared/digest.ts';
 import type { Log } from '../../shared/log.ts';
 import type { Platform } from '../../shared/oci.ts';
-import { checkDockerfile, checkError } from '../dockerfile/checks.ts';
-import type { Dockerfile } from '../dockerfile/dockerfile.ts';
-import { platformArgs } from '../dockerfile/predefined.ts';
+import { checkError } from '../dockerfile/checks.ts';
+import { isSwitchedOn, unusedBuildArgs } from '../dockerfile/predefined.ts';
 import type { CachedContent, Images, Lease } from '../images/images.ts';
 import { parsePlatform, platformText, type WantedPlatform } from '../images/platform.ts';
-import { assembleStage, type BuiltStage, buildPlatform, platformOf, readDockerfile } from './build.ts';
+import {
+  assembleStage,
+  type BuiltStage,
+  buildPlatform,
+  type PlatformBuild,
+  platformOf,
+  readDockerfile,
+} from './build.ts';
 import type {
   BuildEvent,
   BuildRequest,
@@ -23,6 +29,7 @@ import type {
 import type { BuildCache } from './cache.ts';
 import type { LocalContexts } from './contexts-local.ts';
 import type { FetchedSources } from './fetched-sources.ts';
+import { ignoreOf, lint } from './lint.ts';
 import { filesOf, pushImages, topOf } from './outputs.ts';
 import type { Provenance } from './provenance.ts';
 import { chooseRecords, diskBytesOf, freedBytes } from './prune.ts';
@@ -124,7 +131,7 @@ export function createBuilds(ports: BuildsPorts): LocalBuilds {
       }
     },
     async check(request) {
-      return checksOf(await readDockerfile(request), request, ports.host);
+      return await lint(ports, await readDockerfile(request), { request, ignore: await ignoreOf(request) });
     },
     async usage() {
       const records = await readRecords();
@@ -145,14 +152,10 @@ export function createBuilds(ports: BuildsPorts): LocalBuilds {
   };
 }
 
-function checksOf(
-  dockerfile: Dockerfile,
-  { target, buildArgs, platforms = [] }: Pick<BuildRequest, 'target' | 'buildArgs' | 'platforms'>,
-  host: WantedPlatform,
-): readonly BuildWarning[] {
-  const [first] = platforms.map((text) => platformOf(parsePlatform(text, host)));
-  const predefined = platformArgs(first ?? platformOf(host), platformOf(host), { stage: target });
-  return checkDockerfile(dockerfile, { buildArgs, predefined });
+/** In Docker's words. */
+function argumentsWarning(names: readonly string[]): BuildWarning {
+  const message = `One or more build-args [${names.join(' ')}] were not consumed`;
+  return { rule: 'UnusedBuildArgs', message, url: undefined, line: undefined, source: undefined };
 }
 
 function cacheWarning(source: string, why: string): BuildWarning {
@@ -199,13 +202,16 @@ class Building {
     undo.defer(() => this.#discardDocuments());
     const lease = undo.use(ports.images.lease());
     const dockerfile = await readDockerfile(request);
-    const findings = checksOf(dockerfile, request, ports.host);
+    const ignore = await ignoreOf(request);
+    const findings = await lint(ports, dockerfile, { request, ignore });
     findings.forEach(this.#warn);
     const violation = checkError(dockerfile, findings);
     if (violation !== undefined) throw violation;
+    const unused = unusedBuildArgs(dockerfile, request.buildArgs ?? {});
+    if (unused.length > 0) this.#warn(argumentsWarning(unused));
 
     const steps = this.#steps(lease, undo);
-    const built = await this.#buildAll(dockerfile, lease, steps);
+    const built = await this.#buildAll({ dockerfile, ignore, lease, steps });
     const images = await this.#assemble(built, lease);
     await this.#name(images);
     await this.#exportCaches(built, lease);
@@ -280,7 +286,7 @@ class Building {
     });
   }
 
-  async #buildAll(dockerfile: Dockerfile, lease: Lease, steps: Steps): Promise<readonly Built[]> {
+  async #buildAll(shared: Pick<PlatformBuild, 'dockerfile' | 'ignore' | 'lease' | 'steps'>): Promise<readonly Built[]> {
     const ports = this.#ports;
     const request = this.#request;
     const { signal, onEvent } = this.#options;
@@ -301,7 +307,7 @@ class Building {
         platforms.length === 1 ? undefined : platformText({ ...platform, variant: platform.variant });
       try {
         const { state, bases } = await buildPlatform({
-          ...{ ports, host: ports.host, request, dockerfile, platform, platformName, lease, steps, onEvent },
+          ...{ ...shared, ports, host: ports.host, request, platform, platformName, onEvent },
           signal: either,
         });
         return { state, platform, bases };
@@ -316,7 +322,8 @@ class Building {
   }
 
   async #assemble(built: readonly Built[], lease: Lease): Promise<readonly BuiltImage[]> {
-    const isInline = this.#request.cacheTo?.some(({ kind }) => kind === 'inline') === true;
+    const { cacheTo = [], buildArgs } = this.#request;
+    const isInline = cacheTo.some(({ kind }) => kind === 'inline') || isSwitchedOn(buildArgs, 'BUILDKIT_INLINE_CACHE');
     const images: BuiltImage[] = [];
     for (const { state } of built) {
       const layers = new Set(state.layers.map((layer) => layer.layerId));

@@ -28,7 +28,7 @@ export interface Builds {
   build(request: BuildRequest, options?: BuildOptions): Promise<BuildResult>;
   /** What the build checks say of a Dockerfile; builds nothing. @throws as build, for what cannot be parsed */
   check(
-    request: Pick<BuildRequest, 'context' | 'dockerfile' | 'target' | 'buildArgs' | 'platforms'>,
+    request: Pick<BuildRequest, 'context' | 'dockerfile' | 'target' | 'buildArgs' | 'platforms' | 'namedContexts'>,
   ): Promise<readonly BuildWarning[]>;
   /** What the build cache holds. */
   usage(): Promise<CacheUsage>;
@@ -39,8 +39,15 @@ export interface Builds {
 export interface BuildRequest {
   /** Where COPY and ADD read, and where the Dockerfile is when its text is not given. Stays the caller's. */
   readonly context: BuildContext;
-  /** `name` is for messages, and a path in the context when there is no text. */
-  readonly dockerfile: { readonly name: string; readonly text?: string | undefined };
+  /**
+   * `name` is for messages, and a path in the context when there is no text. `ignore` is the text of `.dockerignore`, for
+   * messages, too; undefined = the context's own.
+   */
+  readonly dockerfile: {
+    readonly name: string;
+    readonly text?: string | undefined;
+    readonly ignore?: string | undefined;
+  };
   /** Name or number of a stage; undefined = the last. */
   readonly target?: string | undefined;
   readonly buildArgs?: Readonly<Record<string, string>> | undefined;

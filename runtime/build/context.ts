@@ -38,7 +38,7 @@ export interface Contexts {
    * What a URL has: a git repository (`URL#ref:directory`), an archive, or the text of a Dockerfile, which is then the
    * only file and called `Dockerfile`. @throws AppError 'invalid', 'not-found', 'too-large', 'unavailable'
    */
-  fetch(url: string, options?: Cancelable): Promise<BuildContext>;
+  fetch(url: string, options?: FetchContextOptions): Promise<BuildContext>;
   /** The same files but for these; a path that is not there is none of them. Disposing it leaves the other as it is. */
   without(context: BuildContext, paths: readonly string[]): Promise<BuildContext>;
   /** The context of no files. */
@@ -52,6 +52,11 @@ export interface Contexts {
   compare(name: string, entries: AsyncIterable<ContextEntry>): Promise<ContextDelta>;
   /** Bytes on disk of contexts that are kept for their next build. */
   diskBytes(): Promise<number>;
+}
+
+export interface FetchContextOptions extends Cancelable {
+  /** Of the build: BUILDKIT_CONTEXT_KEEP_GIT_DIR keeps `.git`. */
+  readonly buildArgs?: Readonly<Record<string, string>> | undefined;
 }
 
 export interface ContextDelta extends AsyncDisposable {

@@ -16,13 +16,14 @@ import type { Log } from '../../shared/log.ts';
 import type { Compression } from '../../shared/media-types.ts';
 import { type Cancelable, collect } from '../../shared/streams.ts';
 import { TAR_END, tarHeader, tarPadding } from '../../shared/tar-writer.ts';
+import { isSwitchedOn } from '../dockerfile/predefined.ts';
 import { decompress, peekForm } from '../images/decompress.ts';
 import type { Lease } from '../images/images.ts';
 import type { Chain, LayerId, LayerStore } from '../layers/layer-store.ts';
 import { isTarHeader, TAR_BLOCK_BYTES } from '../layers/tar.ts';
 import { nameFromUtf8 } from '../layers/tree.ts';
 import type { CacheRecord } from './builds.ts';
-import type { BuildContext, ContextDelta, ContextEntry, Contexts } from './context.ts';
+import type { BuildContext, ContextDelta, ContextEntry, Contexts, FetchContextOptions } from './context.ts';
 import { type Comparison, type ContextIndex, compareWith, indexOf } from './context-index.ts';
 import type { ContextTables } from './context-tables.ts';
 import { openFileTree, readText } from './file-tree.ts';
@@ -155,12 +156,13 @@ export async function createContexts(ports: ContextPorts): Promise<LocalContexts
     return contextOf([layer.id], lease, async () => void (await discard([layer.id])));
   }
 
-  async function fetch(url: string, { signal }: Cancelable = {}): Promise<BuildContext> {
+  async function fetch(url: string, { signal, buildArgs }: FetchContextOptions = {}): Promise<BuildContext> {
     const reference = parseGitReference(url);
     if (reference !== undefined) {
       await using undo = new AsyncDisposableStack();
       const lease = undo.use(ports.lease());
-      const { chain } = await ports.git.fetch(reference, { signal, lease });
+      const keepGitDir = isSwitchedOn(buildArgs, 'BUILDKIT_CONTEXT_KEEP_GIT_DIR');
+      const { chain } = await ports.git.fetch(reference, { signal, lease, keepGitDir });
       undo.move();
       // Not discarded: it is kept for the next build of the same commit.
       return contextOf(chain, lease, async () => {});

@@ -155,7 +155,8 @@ async function copySelections(work: BuildWork, instruction: CopyInstruction, whe
   if (sources.length === 0) return [];
   const { tree } = await treeFrom(work, from, where);
   const owners = from === undefined || work.contexts.has(from) ? 'root' : 'kept';
-  return [{ selection: await selectFiles({ tree, sources, excludes, parents, owners }), unpack: false }];
+  const ignored = from === undefined ? work.ignored : undefined;
+  return [{ selection: await selectFiles({ tree, sources, excludes, parents, owners, ignored }), unpack: false }];
 }
 
 /** Runs of paths are selected together, so that a wildcard among them may name nothing. */
@@ -172,7 +173,7 @@ async function addSelections(work: BuildWork, instruction: AddInstruction): Prom
         "checksum can't be specified for sources that are neither a URL nor a git repository",
       );
     const { tree } = await work.context();
-    const selection = await selectFiles({ tree, sources: paths, excludes, owners: 'root' });
+    const selection = await selectFiles({ tree, sources: paths, excludes, owners: 'root', ignored: work.ignored });
     found.push({ selection, unpack: unpack !== false });
     paths = [];
   };

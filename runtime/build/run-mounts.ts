@@ -73,6 +73,8 @@ export interface PlannedMounts {
 
 export interface MountContext {
   readonly workingDirectory: string;
+  /** Sets the caches of one caller apart from those of others. */
+  readonly cacheNamespace: string | undefined;
   readonly secrets: ReadonlyMap<string, Buffer>;
   readonly ssh: ReadonlyMap<string, string>;
   /** undefined = the build's context. @throws AppError 'not-found' */
@@ -105,7 +107,8 @@ export async function planMounts(specs: readonly MountSpec[], context: MountCont
       case 'cache': {
         const target = absolute(spec.target);
         const { sharing, mode = CACHE_MODE, uid = 0, gid = 0, isReadOnly } = spec;
-        const name = spec.id ?? target;
+        const id = spec.id ?? target;
+        const name = context.cacheNamespace ? `${context.cacheNamespace}/${id}` : id;
         const seed = spec.from === undefined ? undefined : await seedOf(spec.from, spec.source, context);
         mounts.push({ kind: 'cache', target, name, writable: !isReadOnly, sharing, mode, uid, gid, seed });
         key.push(['cache', target, name, sharing, mode, uid, gid, isReadOnly, seed?.key]);

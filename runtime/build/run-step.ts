@@ -34,6 +34,7 @@ export async function runStep(
   const env = environmentOf(config.Env ?? [], state.scope.args());
   const mounts = await planMounts(instruction.mounts, {
     workingDirectory,
+    cacheNamespace: request.buildArgs?.BUILDKIT_CACHE_MOUNT_NS,
     secrets: request.secrets ?? new Map(),
     ssh: request.ssh ?? new Map(),
     treeOf: (from) => treeFrom(work, from, { stage, state }),

@@ -3,6 +3,7 @@
  * instruction.
  */
 import type { Digest } from '../../shared/digest.ts';
+import type { Ignore } from '../../shared/dockerignore.ts';
 import { AppError } from '../../shared/errors.ts';
 import type { ImageHistory, ImageRunConfig, Platform } from '../../shared/oci.ts';
 import type { Slots } from '../../shared/slots.ts';
@@ -63,6 +64,8 @@ export interface BuildWork {
   /** Of the arguments before the first stage. */
   readonly globals: Scope;
   readonly contexts: ReadonlySet<string>;
+  /** What was left out of the context. */
+  readonly ignored: Ignore | undefined;
   readonly lease: Lease;
   readonly steps: Steps;
   /** Another stage's end. @throws AppError 'invalid' when that stage waits for this one */

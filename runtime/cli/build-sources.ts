@@ -27,6 +27,8 @@ export type Source =
 
 export interface Directory {
   readonly root: string;
+  /** Text of the ignore file that counts. */
+  readonly ignore: string | undefined;
   /** The engine knows what it had the last time by this name. */
   readonly name: string;
   /** All files, in batches. */
@@ -37,7 +39,11 @@ export interface Directory {
 
 export interface BuildSources {
   readonly context: Source;
-  readonly dockerfile: { readonly name: string; readonly text: string | undefined };
+  readonly dockerfile: {
+    readonly name: string;
+    readonly text: string | undefined;
+    readonly ignore?: string | undefined;
+  };
 }
 
 const REMOTE = /^(?:https?:\/\/|git:\/\/|ssh:\/\/|git@|github\.com\/)/;
@@ -71,10 +77,8 @@ export async function openSources(
     return { context: { kind: 'archive', tar: createReadStream(context) }, dockerfile: fromStdin ?? named };
   }
   const dockerfile = fromStdin ?? readDockerfile(context, file);
-  return {
-    context: { kind: 'files', directory: openDirectory(context, { dockerfile: dockerfile.name, onLeftOut }) },
-    dockerfile,
-  };
+  const directory = openDirectory(context, { dockerfile: dockerfile.name, onLeftOut });
+  return { context: { kind: 'files', directory }, dockerfile: { ...dockerfile, ignore: directory.ignore } };
 }
 
 /** One of `--build-context`. @throws AppError 'not-found', 'unsupported' */
@@ -124,6 +128,7 @@ function openDirectory(path: string, { dockerfile, onLeftOut }: DirectoryOptions
   const ignore = createIgnore(found === undefined ? [] : parseDockerignore(found.text));
   return {
     root,
+    ignore: found?.text,
     name: `${hostname()}:${root}${found === undefined || found.name === '.dockerignore' ? '' : `#${found.name}`}`,
     list: () =>
       walkContext({

@@ -59,14 +59,12 @@ export function checkError(dockerfile: Dockerfile, warnings: readonly CheckWarni
   return new AppError('invalid', `lint violation found for rules: ${rules.join(', ')}`);
 }
 
-/** The solver has some of its own: InvalidBaseImagePlatform. */
-export function warning(rule: string, message: string, at: Location): CheckWarning {
+function warning(rule: string, message: string, at: Location): CheckWarning {
   const page = rule.replace(
     /[A-Z]+(?![a-z])|[A-Z]/g,
     (word, at: number) => `${at === 0 ? '' : '-'}${word.toLowerCase()}`,
   );
-  const url = rule === 'InvalidBaseImagePlatform' ? undefined : `${RULES_URL}${page}/`;
-  return { rule, message, url, line: at.line, source: showSource(at) };
+  return { rule, message, url: `${RULES_URL}${page}/`, line: at.line, source: showSource(at) };
 }
 
 function isWanted({ skips, experimental }: CheckConfig, rule: string): boolean {

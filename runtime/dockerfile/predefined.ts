@@ -10,15 +10,16 @@ const PROXIES = ['HTTP_PROXY', 'HTTPS_PROXY', 'FTP_PROXY', 'NO_PROXY', 'ALL_PROX
 /** What the caller may give without that the Dockerfile says ARG: they steer the build. */
 const STEERING = [
   'BUILDKIT_INLINE_CACHE',
-  'BUILDKIT_MULTI_PLATFORM',
   'BUILDKIT_CACHE_MOUNT_NS',
   'BUILDKIT_CONTEXT_KEEP_GIT_DIR',
   'BUILDKIT_SANDBOX_HOSTNAME',
-  'BUILDKIT_DOCKERFILE_CHECK',
-  'BUILDKIT_SYNTAX',
-  'BUILDKIT_BUILD_NAME',
   'SOURCE_DATE_EPOCH',
 ];
+
+/** Whether the caller has switched something on by an argument. */
+export function isSwitchedOn(buildArgs: Readonly<Record<string, string>> | undefined, name: string): boolean {
+  return ['1', 't', 'true'].includes(buildArgs?.[name]?.toLowerCase() ?? '');
+}
 
 /** Of the platform that is built for, the one that builds, and the stage that is asked for. */
 export function platformArgs(

@@ -243,6 +243,24 @@ describe('berth build', () => {
     const checked = await build(['--check', '-'], 'FROM scratch as x\nMAINTAINER me\n');
     expect(checked).toMatchObject({ code: 1 });
     expect(checked.stdout).toContain('FromAsCasing');
+
+    // With what only the engine and the ignore file know. Here that leaves itself out, too.
+    const knowing = join(place.host.root, 'Knowing');
+    await writeFile(knowing, `FROM ${place.image}\nUSER $PATH$HOEM\nCOPY ignored /\n`);
+    expect((await build(['--check', '-f', knowing, context])).stdout.match(/^\w+(?= \(line)/gm)).toEqual([
+      'UndefinedVar',
+      'CopyIgnoredFile',
+    ]);
+    const ignored = /"\/ignored": not found: it is excluded by \.dockerignore/;
+    expect((await build(['-f', knowing, context])).stderr).toMatch(ignored);
+    expect((await dockerBuild(['-f', knowing, context])).stderr).toMatch(ignored);
+    // A cache that is not there is told, and no more.
+    const cache = '127.0.0.1:1/none:cache';
+    const without = [await build(['--cache-from', cache, '-'], 'FROM scratch'), await build(['-'], 'FROM scratch')];
+    expect(without.map(({ code }) => code)).toEqual([0, 0]);
+    expect(without[0]?.stderr).toContain(`warning: UnreadableCache: cannot read the build cache "${cache}"`);
+    const classic = await dockerBuild(['--cache-from', cache, '-'], 'FROM scratch\nLABEL a=b\n');
+    expect(classic.stdout).toContain(`[Warning] cannot read the build cache "${cache}"`);
   });
 
   it('stops in the engine when the client goes', async () => {
