@@ -230,12 +230,15 @@ export async function assembleStage(
 ): Promise<BuiltImage> {
   const { sourceDateEpoch } = request;
   const { layers, config, platform, author, createdAt } = state;
+  const madeOn = createdAt === undefined ? madeAt(ports.now(), sourceDateEpoch) : clamped(createdAt, sourceDateEpoch);
+  // Nothing was made before these lines.
+  const dated = (entry: ImageHistory): ImageHistory => ({ created: madeOn.toISOString(), ...entry });
   const { id, manifest } = await ports.images.assemble({
     layers,
     config: imageConfigOf({
       ...{ platform, config, author, inlineCache },
-      createdAt: createdAt === undefined ? madeAt(ports.now(), sourceDateEpoch) : clamped(createdAt, sourceDateEpoch),
-      history: state.history.map((entry) => clampedEntry(entry, sourceDateEpoch)),
+      createdAt: madeOn,
+      history: state.history.map((entry) => dated(clampedEntry(entry, sourceDateEpoch))),
       labels: request.labels ?? {},
     }),
     annotations: request.annotations,

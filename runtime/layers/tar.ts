@@ -78,6 +78,8 @@ export function createTarParser(sink: TarSink): TarParser {
   let longLink: string | undefined;
   // The file whose data is being read.
   let padding = 0;
+  /** What is skipped is only that: docker's client ends an archive in the middle of it. */
+  let isPadding = false;
   let fragments: readonly Fragment[] | undefined;
   let fragmentIndex = 0;
   let fileOffset = 0;
@@ -92,6 +94,7 @@ export function createTarParser(sink: TarSink): TarParser {
     else state = { at: 'collect', buffer: Buffer.allocUnsafe(sizeBytes), filled: 0, done };
   };
   const skip = (sizeBytes: number) => {
+    isPadding = false;
     state = sizeBytes === 0 ? { at: 'header' } : { at: 'skip', left: sizeBytes };
   };
 
@@ -388,6 +391,7 @@ export function createTarParser(sink: TarSink): TarParser {
     if (fragments !== undefined && fileSize > fileOffset) sink.hole(fileSize - fileOffset);
     fragments = undefined;
     skip(padding);
+    isPadding = true;
   }
 
   function paxTime(): { seconds: number; nanoseconds: number } | undefined {
@@ -479,7 +483,8 @@ export function createTarParser(sink: TarSink): TarParser {
   return {
     write,
     end() {
-      const clean = state.at === 'header' || state.at === 'second-zero' || state.at === 'end';
+      const clean =
+        state.at === 'header' || state.at === 'second-zero' || state.at === 'end' || (state.at === 'skip' && isPadding);
       const pending = pax.size > 0 || longName !== undefined || longLink !== undefined;
       if (!clean || pending)
         throw new AppError('integrity', `cannot read the layer's tar: it is cut off after ${position} bytes`);

@@ -82,6 +82,9 @@ describe('docker build, the classic way', () => {
     const failed = await dockerBuild(['-'], `FROM ${place.image}\nRUN exit 9\n`);
     expect(failed.code).toBe(9);
     expect(failed.stderr).toContain("The command '/bin/sh -c exit 9' returned a non-zero code: 9");
+    // Its own Dockerfile beside a directory: the client leaves out how such an archive ends.
+    const beside = await dockerBuild(['-q', '-f', '-', context], `FROM ${place.image}\nCOPY file /\n`);
+    expect(beside, beside.stderr).toMatchObject({ code: 0 });
     const missing = await dockerBuild(['-'], `FROM ${place.image}\nCOPY nosuch /\n`);
     expect(missing.code).toBe(1);
     expect(missing.stderr).toContain('nosuch');
@@ -274,7 +277,8 @@ describe('berth build', () => {
     request.end(body);
     const [response] = (await once(request, 'response')) as [Readable];
     let said = '';
-    while (!said.includes('started\\n')) said += String((await once(response, 'data'))[0]);
+    response.setEncoding('utf8').on('data', (chunk: string) => (said += chunk));
+    await expect.poll(() => said, { timeout: 20_000 }).toContain('started\\n');
     request.destroy();
     request.on('error', () => undefined);
     const usage = async () => (await docker.df()) as { BuildCache: readonly { InUse: boolean }[] };
