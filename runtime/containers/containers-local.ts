@@ -173,6 +173,7 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
       const { endpoints, hostConfig } = container.record;
       mustHaveNetworks(hostConfig);
       const wanted = networkName(network);
+      mustBeJoinable(wanted);
       if (Object.hasOwn(endpoints, wanted))
         throw new AppError('denied', `endpoint with name ${container.name} already exists in network ${wanted}`);
       const all = { ...endpoints, [wanted]: endpoint };
@@ -257,6 +258,17 @@ function imageUsersOf(table: ContainerTable): Omit<ImageUsers, 'cached'> {
       return new Set([...table].flatMap(({ record }) => record.chain));
     },
   };
+}
+
+/** @throws AppError 'invalid' with Docker's words */
+function mustBeJoinable(network: string): void {
+  if (network === 'host')
+    throw new AppError('invalid', 'container cannot be disconnected from host network or connected to host network');
+  if (network === 'none')
+    throw new AppError(
+      'invalid',
+      'container cannot be connected to multiple networks with one of the networks in private (none) mode',
+    );
 }
 
 function mustHaveNetworks(hostConfig: HostConfig): void {

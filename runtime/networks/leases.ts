@@ -125,7 +125,8 @@ function checkDriverOptions(options: EndpointWish['driverOptions']): void {
 }
 
 /**
- * What a user sets for one interface, which is written IFNAME there: `net.ipv4.conf.IFNAME.log_martians=1,…`.
+ * What a user sets for one interface, which is written IFNAME there: `net.ipv4.conf.IFNAME.log_martians=1,…`; docker's
+ * client makes small letters of it.
  * @throws AppError 'invalid' for anything else
  */
 export function endpointSysctls({
@@ -135,7 +136,7 @@ export function endpointSysctls({
   const settings = driverOptions[SYSCTLS]?.split(',') ?? [];
   return Object.fromEntries(
     settings.map((setting) => {
-      const [, before, after, value] = /^(net\.\w+\.\w+\.)IFNAME(\.\w+)=([\w:.-]+)$/.exec(setting) ?? [];
+      const [, before, after, value] = /^(net\.\w+\.\w+\.)IFNAME(\.\w+)=([\w:.-]+)$/i.exec(setting) ?? [];
       if (value === undefined)
         throw new AppError('invalid', `invalid sysctl of an interface: ${JSON.stringify(setting)}`);
       return [`${before}${interfaceName}${after}`, value];

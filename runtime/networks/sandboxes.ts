@@ -88,15 +88,19 @@ export function createSandboxes(topology: Topology, options: SandboxesOptions): 
   // --- ports ---
 
   /** Reserves what is to be published; the whole or nothing. */
-  const holdPorts = async (wishes: readonly PortWish[], endpointName: string): Promise<HeldPort[]> => {
+  const holdPorts = async (
+    wishes: readonly PortWish[],
+    { containerName, endpointName }: { readonly containerName: string; readonly endpointName: string },
+  ): Promise<HeldPort[]> => {
     const held: HeldPort[] = [];
     try {
       for (const wish of wishes) held.push(...(await holdPort(wish, { ipv6: hasIpv6 })));
       return held;
     } catch (error) {
+      const own = held.map(({ port }) => port);
       await release(held);
       if (!isKind(error, 'conflict')) throw error;
-      const owner = ownerOf(wishes, error.message);
+      const owner = ownerOf(wishes, error.message, { containerName, ports: own });
       throw new AppError(
         'conflict',
         `driver failed programming external connectivity on endpoint ${endpointName}: ${owner === undefined ? error.message : error.message.replace(/ \(held by .*\)$/, ` (held by container ${JSON.stringify(owner)})`)}`,
@@ -105,12 +109,16 @@ export function createSandboxes(topology: Topology, options: SandboxesOptions): 
     }
   };
 
-  const ownerOf = (wishes: readonly PortWish[], message: string): string | undefined => {
+  const ownerOf = (
+    wishes: readonly PortWish[],
+    message: string,
+    asking: Pick<StoredSandbox, 'containerName' | 'ports'>,
+  ): string | undefined => {
     const number = Number(/:(\d+) failed/.exec(message)?.[1]);
     const protocols = wishes.map(({ protocol }) => protocol);
-    return [...sandboxes.values()].find(({ stored }) =>
-      stored.ports.some(({ hostPort, protocol }) => hostPort === number && protocols.includes(protocol)),
-    )?.stored.containerName;
+    return [...[...sandboxes.values()].map(({ stored }) => stored), asking].find(({ ports }) =>
+      ports.some(({ hostPort, protocol }) => hostPort === number && protocols.includes(protocol)),
+    )?.containerName;
   };
 
   const aimPorts = (sandbox: Sandbox): void => {
@@ -147,8 +155,9 @@ export function createSandboxes(topology: Topology, options: SandboxesOptions): 
     try {
       const isReachable = wanted.some(({ network }) => network.driver === 'bridge' && !network.internal);
       if (isReachable) {
-        const name = `${request.containerName} (${endpoints[0]?.id ?? ''})`;
-        sandbox.held.push(...(await holdPorts(boundPorts(request.ports, wanted), name)));
+        const { containerName } = request;
+        const endpointName = `${containerName} (${endpoints[0]?.id ?? ''})`;
+        sandbox.held.push(...(await holdPorts(boundPorts(request.ports, wanted), { containerName, endpointName })));
         sandbox.stored = { ...stored, ports: sandbox.held.map(({ port }) => port) };
         aimPorts(sandbox);
       }

@@ -54,7 +54,7 @@ describe('a wish for an endpoint', () => {
 });
 
 it('sysctls of an endpoint are those of its interface', () => {
-  const driverOptions = { [SYSCTLS]: 'net.ipv4.conf.IFNAME.rp_filter=2,net.ipv6.conf.IFNAME.accept_ra=0' };
+  const driverOptions = { [SYSCTLS]: 'net.ipv4.conf.ifname.rp_filter=2,net.ipv6.conf.IFNAME.accept_ra=0' };
   expect(endpointSysctls({ interfaceName: 'eth1', driverOptions })).toEqual({
     'net.ipv4.conf.eth1.rp_filter': '2',
     'net.ipv6.conf.eth1.accept_ra': '0',
