@@ -28,6 +28,9 @@ export interface SpecBuilderOptions {
   readonly compiledSeccomp: (containerId: string) => Promise<Buffer | undefined>;
 }
 
+/** As many as a kernel can have. */
+const PIDS_MAX = 4_194_304;
+
 export function createSpecBuilder(options: SpecBuilderOptions): SpecBuilder {
   const filters = createSeccompFilters({ compiledOf: options.compiledSeccomp });
   const inputOf = async (request: SpecRequest): Promise<SpecInput> => {
@@ -74,8 +77,8 @@ export function createSpecBuilder(options: SpecBuilderOptions): SpecBuilder {
     },
     async resources(hostConfig) {
       const devices = await blockDevicesOf(limitedDevices(hostConfig));
-      // Said even when there is none: a limit that there was must go.
-      const pids = hostConfig.PidsLimit === 0 ? { pids: { limit: -1 } } : {};
+      // Said even when there is none: a limit that there was must go. Older crun cannot write that there is none.
+      const pids = hostConfig.PidsLimit === 0 ? { pids: { limit: PIDS_MAX } } : {};
       return { ...limitsOf(hostConfig, options.host.cgroupMode, devices), ...pids };
     },
   };

@@ -39,7 +39,7 @@ export function parseDockerfile(text: string, { name }: { readonly name: string 
   if (text.length > DOCKERFILE_MAX_BYTES || Buffer.byteLength(text) > DOCKERFILE_MAX_BYTES)
     throw new AppError('invalid', `the Dockerfile (${clip(name)}) is larger than ${DOCKERFILE_MAX_BYTES} bytes`);
   const source = { name: clip(name), lines: text.replace(/^\ufeff/, '').split('\n') };
-  if (text.trim() === '') throw new AppError('invalid', `the Dockerfile (${source.name}) cannot be empty`);
+  if (text === '') throw new AppError('invalid', `the Dockerfile (${source.name}) cannot be empty`);
   const { directives, lines } = readLines(source);
   checkSyntax(source, directives);
   const last = lines[INSTRUCTIONS_MAX];

@@ -93,6 +93,9 @@ describe('limits', () => {
     expect(await dockerOk(['inspect', '-f', '{{.HostConfig.PidsLimit}} {{.HostConfig.NanoCpus}}', 'both'])).toBe(
       '77 500000000',
     );
+    // Lifted again, by whatever is less than one.
+    await dockerOk(['update', '--pids-limit', '-1', 'both']);
+    expect(await dockerOk(['inspect', '-f', '{{.HostConfig.PidsLimit}}', 'both'])).toBe('0');
     await dockerOk(['rm', '-f', 'both']);
   });
 });

@@ -257,11 +257,11 @@ describe('a subpath', () => {
     ['out', 'is a symbolic link'],
     ['inner/side', 'is a symbolic link'],
     ['nosuch', 'no such file or directory'],
-    ['../..', 'must be a relative path within the volume'],
   ])('CVE-2024-23651: does not lead out: %s', async (subpath, words) => {
     const container = await create(subpath);
     await expect(container.start()).rejects.toThrow(words);
     await container.remove();
+    await expect(create('../..')).rejects.toThrow('must be a relative path within the volume');
   });
 
   it('is where files are copied to and from', async () => {

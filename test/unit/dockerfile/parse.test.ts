@@ -230,7 +230,7 @@ describe('mistakes', () => {
   });
 
   it('says what is empty, too large or another language', () => {
-    expect(() => parse(' \n')).toThrow('the Dockerfile (Dockerfile) cannot be empty');
+    expect(() => parse('')).toThrow('the Dockerfile (Dockerfile) cannot be empty');
     expect(() => parse(`FROM a\n${'#\n'.repeat(DOCKERFILE_MAX_BYTES / 2)}`)).toThrow('larger than 1048576 bytes');
     expect(() => parse(`FROM a\nRUN ${'x'.repeat(70_000)}`)).toThrow('line greater than max allowed size of 65535');
     expect(() => parse(`FROM a\n${'RUN a\n'.repeat(10_001)}`)).toThrow('at most 10000 instructions');
