@@ -14,7 +14,7 @@ import { ownPrivilege } from '../shared/privilege.ts';
 import { type ProxySettings, proxiesFromEnvironment } from '../shared/proxies.ts';
 import { createApiServer } from './api/server.ts';
 import { type EngineConfig, engineProgram } from './config.ts';
-import { createEngine } from './engine.ts';
+import { createEngine } from './engine-local.ts';
 import { inspectHost } from './kernel/host.ts';
 import { listen, parseListen } from './listen.ts';
 import { openStateDirectory } from './state-directory.ts';
