@@ -120,7 +120,10 @@ export function createBuilds(ports: BuildsPorts): LocalBuilds {
   let tidying: Promise<void> = Promise.resolve();
   return {
     contexts,
-    settled: () => tidying,
+    settled: async () => {
+      await tidying;
+      await ports.digests.settled();
+    },
     async build(request, { signal = new AbortController().signal, onEvent = () => {} } = {}) {
       const build = new Building(ports, underway, withSourceDate(request), { signal, onEvent });
       try {

@@ -1,6 +1,6 @@
 /**
- * FileDigests: SHA-256 of the files of layers, for the keys of build steps. Computed when a step first asks, by a worker
- * thread, and remembered as long as the layer exists:
+ * FileDigests: SHA-256 of the files of layers, for the keys of build steps. Computed when a step first asks, many of them by
+ * a worker thread, and remembered as long as the layer exists:
  *
  *   build/digests/<layer id hex>     records of 40 bytes: where the file's data is in the image (8, little endian), digest (32)
  *
@@ -13,6 +13,7 @@ import { Worker } from 'node:worker_threads';
 import { writeDurably } from '../../shared/atomic-file.ts';
 import { hexOf } from '../../shared/digest.ts';
 import { AppError, hasCode } from '../../shared/errors.ts';
+import { openImageFiles } from '../layers/image-files.ts';
 import type { Layer, LayerId } from '../layers/layer-store.ts';
 import { BLOCK_BYTES, type FileNode } from '../layers/tree.ts';
 import type { DigestAnswer, DigestRequest } from './digest-worker.ts';
@@ -20,6 +21,8 @@ import type { DigestAnswer, DigestRequest } from './digest-worker.ts';
 export interface FileDigests {
   /** 32 bytes each, in the order given. @throws AppError 'not-found' (the layer has gone), 'unavailable' */
   of(layer: Layer, files: readonly FileNode[]): Promise<readonly Uint8Array[]>;
+  /** Waits until what was computed is on the disk, as far as the disk takes it. */
+  settled(): Promise<void>;
   /** Forgets all but these layers. */
   keepOnly(layers: ReadonlySet<LayerId>): Promise<void>;
 }
@@ -34,6 +37,9 @@ const DIGEST_BYTES = 32;
 const RECORD_BYTES = 8 + DIGEST_BYTES;
 /** Files whose digests stay in memory: about 100 bytes each. */
 const MEMORY_FILES_MAX = 400_000;
+/** Beyond these a thread does it. */
+const HERE_FILES_MAX = 1000;
+const HERE_BYTES_MAX = 4 << 20;
 /** Beyond this a second thread helps. */
 const SPLIT_BYTES = 64 << 20;
 const EMPTY: Uint8Array = createHash('sha256').digest();
@@ -46,6 +52,7 @@ export function createFileDigests(options: FileDigestsOptions): FileDigests {
   const memory = new Map<LayerId, Known>();
   /** The last work on a layer: two who ask at the same time compute once. */
   const working = new Map<LayerId, Promise<unknown>>();
+  let writing: Promise<void> = Promise.resolve();
   const fileOf = (id: LayerId) => join(directory, hexOf(id));
 
   async function known(id: LayerId): Promise<Known> {
@@ -61,14 +68,21 @@ export function createFileDigests(options: FileDigestsOptions): FileDigests {
     return found;
   }
 
+  /** Nobody waits for it: what is not written is computed again. */
+  function write(id: LayerId, bytes: Buffer): void {
+    writing = writing
+      .then(() => mkdir(directory, { recursive: true, mode: 0o700 }))
+      .then(() => writeDurably(fileOf(id), bytes))
+      .catch(() => {});
+  }
+
   async function compute(layer: Layer, files: readonly FileNode[]): Promise<readonly Uint8Array[]> {
     const digests = await known(layer.id);
     const missing = new Map<number, FileNode>();
     for (const file of files) if (file.sizeBytes > 0 && !digests.has(keyOf(file))) missing.set(keyOf(file), file);
     if (missing.size > 0) {
       for (const [key, digest] of await digestFiles(options.pathOf(layer), missing)) digests.set(key, digest);
-      await mkdir(directory, { recursive: true, mode: 0o700 });
-      await writeDurably(fileOf(layer.id), encode(digests));
+      write(layer.id, encode(digests));
     }
     return files.map((file) => {
       const digest = file.sizeBytes === 0 ? EMPTY : digests.get(keyOf(file));
@@ -88,7 +102,9 @@ export function createFileDigests(options: FileDigestsOptions): FileDigests {
         if (working.get(layer.id) === mine) working.delete(layer.id);
       }
     },
+    settled: () => writing,
     async keepOnly(layers) {
+      await writing;
       const kept = new Set([...layers].map(hexOf));
       for (const id of memory.keys()) if (!layers.has(id)) memory.delete(id);
       for (const name of await names(directory)) if (!kept.has(name)) await rm(join(directory, name), { force: true });
@@ -133,6 +149,7 @@ async function digestFiles(
   files: ReadonlyMap<number, FileNode>,
 ): Promise<readonly (readonly [number, Uint8Array])[]> {
   const sorted = [...files].sort(([a], [b]) => a - b);
+  if (isLittle(sorted)) return await digestHere(path, sorted);
   const parts = split(sorted);
   const found = await Promise.all(
     parts.map((part) =>
@@ -146,6 +163,27 @@ async function digestFiles(
     const digests = found[index] ?? new Uint8Array();
     return part.map(([key], at) => [key, digests.subarray(at * DIGEST_BYTES, (at + 1) * DIGEST_BYTES)] as const);
   });
+}
+
+/** Less work than to start a thread for it. */
+function isLittle(files: readonly (readonly [number, FileNode])[]): boolean {
+  return (
+    files.length <= HERE_FILES_MAX && files.reduce((sum, [, { sizeBytes }]) => sum + sizeBytes, 0) <= HERE_BYTES_MAX
+  );
+}
+
+async function digestHere(
+  path: string,
+  files: readonly (readonly [number, FileNode])[],
+): Promise<readonly (readonly [number, Uint8Array])[]> {
+  await using image = await openImageFiles(path);
+  const found: (readonly [number, Uint8Array])[] = [];
+  for (const [key, file] of files) {
+    const hash = createHash('sha256');
+    for await (const piece of image.read(file)) hash.update(piece);
+    found.push([key, hash.digest()]);
+  }
+  return found;
 }
 
 function split<T extends readonly [number, FileNode]>(files: readonly T[]): readonly (readonly T[])[] {

@@ -248,9 +248,10 @@ describe('COPY', { timeout: 30_000 }, () => {
   });
 
   it('remembers digests after a restart and forgets those of layers that have gone', async () => {
-    const big = await rig.tree([file('x', 'y'.repeat(3 << 20)), file('small', 's'), file('empty', '')]);
+    const big = await rig.tree([file('x', 'y'.repeat(5 << 20)), file('small', 's'), file('empty', '')]);
     const selection = await selectFiles({ tree: big, sources: ['.'], owners: 'root' });
     const first = await digestSelection(selection, rig.digests);
+    await rig.digests.settled();
     // Reads no image any more.
     const later = createFileDigests({ root: rig.root, pathOf: () => '/nowhere' });
     expect(await digestSelection(selection, later)).toBe(first);
