@@ -89,6 +89,7 @@ export function createLeases(
         driverOptions: wish.driverOptions,
         linkLocal: wish.linkLocal,
         link: `ve${tag}${id.slice(0, 7)}`,
+        gatewayPriority: wish.gatewayPriority,
       };
     },
   };

@@ -47,6 +47,8 @@ export const NETWORK_MIGRATIONS: readonly Migration[] = [
 export interface StoredEndpoint extends Endpoint {
   /** The host's end of the pair. */
   readonly link: string;
+  /** The highest has the default routes; rows of earlier versions have none, which is 0. */
+  readonly gatewayPriority?: number;
 }
 
 /** A sandbox without its endpoints, which have rows of their own. */

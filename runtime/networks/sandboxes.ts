@@ -16,7 +16,6 @@ import { endpointSysctls, type Leases } from './leases.ts';
 import type { NetworkStore, StoredEndpoint, StoredSandbox } from './network-store.ts';
 import type {
   Endpoint,
-  EndpointWish,
   NetworkRecord,
   Networks,
   OpenSandbox,
@@ -165,18 +164,18 @@ export function createSandboxes(topology: Topology, options: SandboxesOptions): 
       sandboxes.delete(containerId);
       throw error;
     }
-    make(sandbox, new Map(wanted.map(({ network, wish }) => [network.id, wish])));
+    make(sandbox);
     return opened(sandbox);
   };
 
   /** Rules and names are written while interfaces are made, and those while a runtime joins. */
-  const make = (sandbox: Sandbox, wishes: ReadonlyMap<string, EndpointWish>): void => {
+  const make = (sandbox: Sandbox): void => {
     const { stored } = sandbox;
     sandbox.joinable = makeNamespace(stored);
     // A runtime joins as soon as it can; the rest is done while it creates the container.
     const complete = [
       store.putSandbox(stored),
-      sandbox.joinable.then(() => Promise.all([configure(stored, wishes), host.write()])),
+      sandbox.joinable.then(() => Promise.all([configure(stored), host.write()])),
     ];
     // Both are over when it fails: whoever takes it back then finds nothing still being made.
     sandbox.ready = Promise.allSettled(complete).then(async () => {
@@ -194,9 +193,9 @@ export function createSandboxes(topology: Topology, options: SandboxesOptions): 
   };
 
   /** Addresses, routes and whom it asks for names, inside. */
-  const configure = async (stored: StoredSandbox, wishes: ReadonlyMap<string, EndpointWish>): Promise<void> => {
+  const configure = async (stored: StoredSandbox): Promise<void> => {
     const { namespace, endpoints } = stored;
-    const defaults = defaultEndpoints(endpoints, wishes);
+    const defaults = defaultEndpoints(endpoints);
     const interfaces = endpoints.flatMap((endpoint) =>
       interfaceCommands(endpoint, {
         defaultRoutes: { ipv4: defaults.ipv4 === endpoint, ipv6: defaults.ipv6 === endpoint },
@@ -273,10 +272,9 @@ export function createSandboxes(topology: Topology, options: SandboxesOptions): 
       const { namespace } = stored;
       await links.run(endpointCommands(namespace, await planOf(endpoint)));
       await setInside(stateOf(sandbox).path, sysctlsFor([endpoint]));
-      const has = (family: 'ipv4' | 'ipv6') => stored.endpoints.some((each) => each[family]?.gateway !== undefined);
-      await links.run(interfaceCommands(endpoint, { defaultRoutes: { ipv4: !has('ipv4'), ipv6: !has('ipv6') } }), {
-        namespace,
-      });
+      const defaults = defaultEndpoints(sandbox.stored.endpoints);
+      const defaultRoutes = { ipv4: defaults.ipv4 === endpoint, ipv6: defaults.ipv6 === endpoint };
+      await links.run(interfaceCommands(endpoint, { defaultRoutes }), { namespace });
     } catch (error) {
       await links.attempt([`link delete ${endpoint.link}`]);
       sandbox.stored = stored;
@@ -299,14 +297,13 @@ export function createSandboxes(topology: Topology, options: SandboxesOptions): 
     if (network.driver === 'bridge') await links.attempt([`link delete ${endpoint.link}`]);
     else await links.run([`link delete ${endpoint.interfaceName}`], { namespace });
     const endpoints = sandbox.stored.endpoints.filter((each) => each !== endpoint);
-    const heir = endpoints[0];
-    if (heir !== undefined)
-      await links.run(
-        interfaceCommands(heir, { defaultRoutes: { ipv4: true, ipv6: true } }).filter((command) =>
-          command.includes('default'),
-        ),
-        { namespace },
-      );
+    const defaults = defaultEndpoints(endpoints);
+    for (const heir of new Set([defaults.ipv4, defaults.ipv6]))
+      if (heir !== undefined) {
+        const defaultRoutes = { ipv4: defaults.ipv4 === heir, ipv6: defaults.ipv6 === heir };
+        const commands = interfaceCommands(heir, { defaultRoutes }).filter((command) => command.includes('default'));
+        await links.run(commands, { namespace });
+      }
     sandbox.stored = { ...sandbox.stored, endpoints };
     await store.putSandbox(sandbox.stored);
     await changed(sandbox);
@@ -372,8 +369,8 @@ async function release(held: HeldPort[]): Promise<void> {
 }
 
 /** Whose gateways are the default routes. */
-function defaultEndpoints(endpoints: readonly StoredEndpoint[], wishes: ReadonlyMap<string, EndpointWish>) {
-  const priority = ({ networkId }: StoredEndpoint) => wishes.get(networkId)?.gatewayPriority ?? 0;
+function defaultEndpoints(endpoints: readonly StoredEndpoint[]) {
+  const priority = ({ gatewayPriority = 0 }: StoredEndpoint) => gatewayPriority;
   const first = (family: 'ipv4' | 'ipv6') =>
     endpoints
       .filter((endpoint) => endpoint[family]?.gateway !== undefined)

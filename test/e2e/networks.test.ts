@@ -99,6 +99,13 @@ describe('names', () => {
     await dockerOk('network', 'disconnect', 'two', 'web');
     expect(await place.getFrom('client', '10.213.200.77', 80)).toBeUndefined();
     expect((await place.docker('network', 'rm', 'two')).stderr).toContain('has active endpoints (name:"client"');
+    // The way out follows whoever has priority, as they come and go.
+    const wayOut = async () => /dev (\w+)/.exec(await dockerOk('exec', 'web', 'ip', 'route', 'show', 'default'))?.[1];
+    expect(await wayOut()).toBe('eth0');
+    await dockerOk('network', 'connect', '--gw-priority', '1', 'two', 'web');
+    expect(await wayOut()).toBe('eth1');
+    await dockerOk('network', 'disconnect', 'two', 'web');
+    expect(await wayOut()).toBe('eth0');
   }, 60_000);
 });
 
