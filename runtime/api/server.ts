@@ -1,7 +1,7 @@
 /**
  * The Engine API over HTTP: version prefix, headers, the error edge, and the routes of every resource.
  *
- * Speaks Docker's Engine API 1.24 to 1.52 (https://docs.docker.com/reference/api/engine/). Every route exists with and
+ * Speaks Docker's Engine API 1.22 to 1.52 (https://docs.docker.com/reference/api/engine/). Every route exists with and
  * without a version; without one it is the newest. Streams have no time limits: what waits here waits for a container.
  */
 import { createServer, type Server } from 'node:http';

@@ -4,7 +4,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { buildImage, buildLayer, busyboxLayer, debianImage, type Image, writeLayout } from '../fixtures/images.ts';
 import { type Place, startRegistry, succeed } from '../fixtures/programs.ts';
@@ -72,11 +72,14 @@ function pulling(engine: Engine, image: string, removals: number[] = []): () => 
   };
 }
 
+/** Directories of the engines' own beside the layers: they stay. */
+const OWN_DIRECTORIES: readonly string[] = ['ingest', 'l', 'unpacked'];
+
 async function contentOf({ contentPaths }: Engine): Promise<ReadonlySet<string>> {
   const entries = await Promise.all(
     contentPaths.map(async (path) => (await readdir(path).catch(() => [])).map((name) => join(path, name))),
   );
-  return new Set(entries.flat());
+  return new Set(entries.flat().filter((path) => !OWN_DIRECTORIES.includes(basename(path))));
 }
 
 /** An engine may answer before it has deleted anything, and some layers may wait for the mounts of the last container. */

@@ -1,7 +1,7 @@
 import { readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { run } from '../fixtures/programs.ts';
+import { run, succeed } from '../fixtures/programs.ts';
 import { type EnginePlace, openEnginePlace } from './engine-place.ts';
 
 let place: EnginePlace;
@@ -43,6 +43,16 @@ describe('images', () => {
     await dockerOk(['rmi', target]);
     expect(await dockerOk(['pull', target])).toContain('Digest: sha256:');
     await dockerOk(['rmi', target]);
+  });
+
+  it('go out and come in by skopeo, which asks in API 1.22', async () => {
+    const { engine, host } = place;
+    const copy = (...args: readonly string[]) => succeed('skopeo', ['--insecure-policy', 'copy', '-q', ...args], host);
+    const directory = join(host.root, 'by-skopeo');
+    await copy('--src-daemon-host', engine.url, `docker-daemon:${image}`, `dir:${directory}`);
+    await copy('--dest-daemon-host', engine.url, `dir:${directory}`, 'docker-daemon:by/skopeo:1');
+    expect(await dockerOk(['run', '--rm', 'by/skopeo:1', 'echo', 'runs'])).toBe('runs');
+    await dockerOk(['rmi', 'by/skopeo:1']);
   });
 
   it('that nobody has are told by name', async () => {

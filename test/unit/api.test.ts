@@ -114,9 +114,9 @@ describe('wire rules', () => {
     ['PUT', '/_ping', 404, 'page not found'],
     [
       'GET',
-      '/v1.23/_ping',
+      '/v1.21/_ping',
       400,
-      'client version 1.23 is too old. Minimum supported API version is 1.24, please upgrade your client to a newer version',
+      'client version 1.21 is too old. Minimum supported API version is 1.22, please upgrade your client to a newer version',
     ],
     ['GET', '/v1.53/_ping', 400, 'client version 1.53 is too new. Maximum supported API version is 1.52'],
     ['GET', '/v2.0/_ping', 400, 'client version 2.0 is too new. Maximum supported API version is 1.52'],
