@@ -45,6 +45,8 @@ interface Exec {
   /** Told even after its end. */
   lastPid: number;
   monitored: Monitored | undefined;
+  /** Its output has been read, or nobody will: its files may go. */
+  read: Promise<unknown>;
   /** The runtime, when it runs on pipes. */
   child: ChildProcess | undefined;
   /** Resolves when its command runs, or will not. */
@@ -82,6 +84,7 @@ export class Execs {
       state: 'created',
       exitCode: undefined,
       lastPid: 0,
+      read: Promise.resolve(),
       monitored: undefined,
       child: undefined,
       begun: undefined,
@@ -272,10 +275,13 @@ export class Execs {
             },
             onDetach: () => container.publish('exec_detach', { execID: exec.id }),
           });
+    const read = Promise.withResolvers<void>();
+    if (attachment !== undefined) exec.read = read.promise;
     try {
       exec.lastPid = await supervised.start();
     } catch (error) {
       clearInterval(trim);
+      read.resolve();
       await supervised.delete();
       const words = error instanceof AppError ? String(error.detail?.runtime ?? error.message) : messageOf(error);
       await this.#ended(exec, startExitCode(words));
@@ -284,7 +290,7 @@ export class Execs {
     void ended.then(() => supervised.delete()).catch(() => {});
     // A command that has ended by now needs no size any more.
     if (size !== undefined) await supervised.resize(size).catch((error) => unlessEnded(exec, error));
-    return attachment;
+    return attachment && untilRead(attachment, read.resolve);
   }
 
   async #ended(exec: Exec, exitCode: number): Promise<void> {
@@ -298,15 +304,32 @@ export class Execs {
       if (this.#endedIds.size <= ENDED_KEPT) break;
       this.drop(id);
     }
-    // Nobody waits for it, and an open reader keeps what it reads.
-    void rm(exec.directory, { recursive: true, force: true }).catch((error) =>
-      this.#ports.log.warn('files of an exec could not be removed', { execId: exec.id, error }),
-    );
+    void exec.read
+      .then(() => rm(exec.directory, { recursive: true, force: true }))
+      .catch((error) => this.#ports.log.warn('files of an exec could not be removed', { execId: exec.id, error }));
   }
 }
 
 function unlessEnded({ state }: Exec, error: unknown): void {
   if (state === 'running' && !isKind(error, 'conflict')) throw error;
+}
+
+/** It may have ended before anybody begins to read. */
+function untilRead(attachment: Attachment, onRead: () => void): Attachment {
+  return {
+    ...attachment,
+    output: (async function* () {
+      try {
+        yield* attachment.output;
+      } finally {
+        onRead();
+      }
+    })(),
+    async [Symbol.asyncDispose]() {
+      onRead();
+      await attachment[Symbol.asyncDispose]();
+    },
+  };
 }
 
 async function pidOf({ directory, lastPid }: Exec): Promise<number> {
