@@ -200,6 +200,8 @@ function normalized(text: string): readonly string[] {
         .replace(/(?<=plugin "nosuch" not found): cannot create network .*/, '')
         .replace(/network two(?: id ID)? has active endpoints.*/, 'network two has active endpoints')
         .replace(/ \(held by container "web"\)/, '')
+        // Newer ones say so first.
+        .replace('failed to set up container networking: ', '')
         .replace(/endpoint \w+ \(ID\)/, 'endpoint NAME (ID)')
         .replaceAll(/eth0@if\d+|^\d+: eth0/g, 'eth0')
         .replaceAll(/\d+(?:\.\d+)? ?(?:[kM]?B|ms)\b|\d+\.\d+\/\d+\.\d+\/\d+\.\d+/g, 'AMOUNT')
