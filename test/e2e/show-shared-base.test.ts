@@ -42,6 +42,6 @@ it('downloads and stores what two images share once', async () => {
   for (const reference of references) await rig.expectBerth(['rmi', reference]);
   const empty = await usageOf(rig);
   expect(empty.logical).toBe(0);
-  // The database stays.
-  expect(empty.actual).toBeLessThan(2 << 20);
+  // The database stays, with what it keeps in reserve for a full disk.
+  expect(empty.actual).toBeLessThan(12 << 20);
 }, 120_000);
