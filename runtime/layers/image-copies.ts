@@ -12,6 +12,7 @@ import { AppError, hasCode } from '../../shared/errors.ts';
 import { createQueue } from '../../shared/slots.ts';
 import { runCommand } from '../kernel/command.ts';
 import { unpackImage } from './directory.ts';
+import { createSpreadDirectory } from './spread-directory.ts';
 
 export interface ImageCopies extends AsyncDisposable {
   pathOf(name: string): string;
@@ -48,17 +49,7 @@ export function createImageCopies(directory: string): ImageCopies {
     return nextSync;
   };
 
-  let spread: Promise<unknown> | undefined;
-  /**
-   * Tells ext4 that the copies have nothing to do with each other, so that it puts them far apart. Side by side, one that
-   * is made soon after another was removed takes ten times as long: ext4 looks at each inode that was freed just now, for
-   * every file, because it does not want to use them yet. Other filesystems do not know the attribute.
-   */
-  const prepare = async (): Promise<void> => {
-    await mkdir(directory, { recursive: true, mode: 0o700 });
-    spread ??= runCommand('chattr', ['+T', directory]).catch(() => {});
-    await spread;
-  };
+  const prepare = createSpreadDirectory(directory);
 
   async function copy(name: string, image: string, signal: AbortSignal): Promise<void> {
     if (await exists(pathOf(name))) return;

@@ -12,6 +12,7 @@ import type { Mounts } from '../kernel/mount.ts';
 import { createLayerMounts, EMPTY_LAYER_NAME, type LayerMounts, namesIn, shortName } from './layer-mounts.ts';
 import type { Chain, Layer, LayerId, LayerStore } from './layer-store.ts';
 import type { MountedSnapshot, SnapshotMountOptions, Snapshotter } from './snapshotter.ts';
+import { createSpreadDirectory } from './spread-directory.ts';
 
 export interface OverlaySnapshotterPorts {
   /** The state directory, without symbolic links in its path. */
@@ -35,6 +36,7 @@ class OverlaySnapshotter implements Snapshotter {
   readonly #ports: OverlaySnapshotterPorts;
   readonly #layerMounts: LayerMounts;
   readonly #containers: string;
+  readonly #makeContainers: () => Promise<void>;
   readonly #cwd: string;
   readonly #byName = new Map<string, Layer>();
   /** What unpacked layers occupy, by name: they never change, so each is measured once. */
@@ -46,6 +48,7 @@ class OverlaySnapshotter implements Snapshotter {
     const { root, layers, mounts, unpack } = ports;
     this.#ports = ports;
     this.#containers = join(root, 'containers');
+    this.#makeContainers = createSpreadDirectory(this.#containers);
     this.#cwd = join(root, 'layers/l');
     this.#layerMounts = createLayerMounts({
       directory: this.#cwd,
@@ -66,7 +69,7 @@ class OverlaySnapshotter implements Snapshotter {
         if (existing.join() === lowers.join()) return;
         throw new AppError('conflict', `cannot prepare snapshot ${JSON.stringify(key)}: it exists above other layers`);
       }
-      await mkdir(this.#containers, { recursive: true, mode: 0o700 });
+      await this.#makeContainers();
       await mkdir(directory, { recursive: true, mode: 0o700 });
       for (const name of ['upper', 'work', 'rootfs'])
         await mkdir(join(directory, name), { recursive: true, mode: 0o700 });
