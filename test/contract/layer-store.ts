@@ -456,7 +456,9 @@ export function layerStoreContract(name: string, make: () => Promise<LayerStoreF
         const fails = store.ingest(await request(layer, [], { source: writer.source }));
         const works = store.ingest(await request(layer, []));
         writer.fail();
-        await expect(fails).rejects.toMatchObject({ kind: 'unavailable' });
+        // It gets the other's layer if that is there before the failure is seen.
+        const first = await fails.catch((error: unknown) => error);
+        expect(first).toEqual(expect.toSatisfy((one) => one.id === layer.diffId || one.kind === 'unavailable'));
         expect((await works).id).toBe(layer.diffId);
       });
     });
