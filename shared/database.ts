@@ -16,6 +16,7 @@ import { DatabaseSync } from 'node:sqlite';
 import { Kysely, type Transaction } from 'kysely';
 import { syncDirectory } from './atomic-file.ts';
 import { AppError, isKind, messageOf } from './errors.ts';
+import { coalesced } from './slots.ts';
 import { createSqliteDialect, SqliteConnection, toAppError } from './sqlite-dialect.ts';
 
 /** One step of the schema. `name` is unique for ever and never changes its statements: add another step instead. */
@@ -40,8 +41,9 @@ export interface Database<T> extends AsyncDisposable {
   /** Several reads of one and the same state. */
   read<R>(work: (snapshot: Transaction<T>) => Promise<R>): Promise<R>;
   /**
-   * One transaction: durable when this resolves, undone when work throws. Calls queue; a call inside work would wait
-   * for itself and is refused with 'conflict': pass the transaction on instead.
+   * One transaction: durable when this resolves, undone when work throws. Readers may see it a moment before it is
+   * durable; when only that fails, it is not undone, and later ones are refused until a restart. Calls queue; a call inside
+   * work would wait for itself and is refused with 'conflict': pass the transaction on instead.
    * @throws AppError 'already-exists' (unique), 'conflict' (other constraints), 'unavailable' (disk full, locked by another process)
    */
   write<R>(work: (transaction: Transaction<T>) => Promise<R>): Promise<R>;
@@ -130,6 +132,7 @@ export function openDatabase<T>(options: DatabaseOptions): Database<T> {
     async write(work) {
       if (inside.getStore()?.open === true)
         throw new AppError('conflict', 'cannot begin a write inside a write: pass the transaction on');
+      log?.check();
       const scope = { open: true };
       try {
         const result = await inside.run(scope, () => writing.transaction().execute(work));
@@ -145,6 +148,8 @@ export function openDatabase<T>(options: DatabaseOptions): Database<T> {
 }
 
 interface LogSync {
+  /** @throws AppError 'unavailable' once a sync has failed */
+  check(): void;
   /** What is committed by now is durable when this resolves. @throws AppError 'unavailable' */
   sync(): Promise<void>;
   close(): Promise<void>;
@@ -152,39 +157,47 @@ interface LogSync {
 
 /** The write-ahead log, which lives for as long as a connection does. */
 function createLogSync(file: string): LogSync {
-  let opening: Promise<FileHandle> | undefined;
-  let running: Promise<void> = Promise.resolve();
-  let next: Promise<void> | undefined;
+  let handle: FileHandle | undefined;
+  let failure: AppError | undefined;
+  const failed = (why: string, cause: unknown) =>
+    new AppError('unavailable', `cannot write to the database: ${why}: ${messageOf(cause)}`, { cause });
   const openLog = async (): Promise<FileHandle> => {
-    const handle = await open(`${file}-wal`, 'r');
-    // It may be new: its name must survive, too.
-    await syncDirectory(dirname(file));
-    return handle;
-  };
-  const syncNow = async (): Promise<void> => {
     try {
-      opening ??= openLog();
-      await (await opening).datasync();
+      const opened = await open(`${file}-wal`, 'r');
+      handle = opened;
+      // It may be new: its name must survive, too.
+      await syncDirectory(dirname(file));
+      return opened;
     } catch (cause) {
-      opening = undefined;
-      throw new AppError('unavailable', `cannot write to the database: ${messageOf(cause)}`, { cause });
+      await handle?.close();
+      handle = undefined;
+      throw failed('its log cannot be opened', cause);
     }
   };
+  const check = () => {
+    if (failure !== undefined) throw failure;
+  };
+  const sync = coalesced(async () => {
+    check();
+    const log = handle ?? (await openLog());
+    try {
+      await log.datasync();
+    } catch (cause) {
+      // The kernel tells it once, and may have dropped what it could not write: a later sync would promise too much.
+      failure = failed('the disk failed; restart when it is in order', cause);
+      throw failure;
+    }
+  });
+  let last: Promise<void> = Promise.resolve();
   return {
-    /** One that has begun may have missed what was just committed: all who come meanwhile share the one after it. */
+    check,
     sync() {
-      next ??= running
-        .catch(() => {})
-        .then(() => {
-          next = undefined;
-          running = syncNow();
-          return running;
-        });
-      return next;
+      last = sync();
+      return last;
     },
     async close() {
-      await (next ?? running).catch(() => {});
-      await (await opening)?.close();
+      await last.catch(() => {});
+      await handle?.close();
     },
   };
 }
@@ -235,10 +248,15 @@ const RESERVE_BYTES = 1100 * 4096;
 function reserve(file: string): void {
   using database = new DatabaseSync(file, { timeout: OPEN_TIMEOUT_MS });
   try {
-    // One transaction each: pages that are freed at once would not be written.
-    database.exec('drop table if exists reserve; create table reserve (bytes blob) strict');
-    database.prepare('insert into reserve (bytes) values (zeroblob(?))').run(RESERVE_BYTES);
-    database.exec('drop table reserve');
+    // Two transactions: pages that are freed at once would not be written. Another process may do the same between them.
+    database.exec(`
+      begin immediate;
+      drop table if exists reserve;
+      create table reserve (bytes blob) strict;
+      insert into reserve (bytes) values (zeroblob(${RESERVE_BYTES}));
+      commit;
+      drop table if exists reserve
+    `);
   } catch (error) {
     // Too late for it: what is there must open all the same.
     if (!isKind(toAppError(error), 'unavailable')) throw error;

@@ -1,4 +1,4 @@
-/** Work that only so many may do at a time. */
+/** Work that only so many may do at a time, or that is done once for many. */
 
 /** For each name so many holders at a time, first come, first served. */
 export interface Slots {
@@ -70,5 +70,21 @@ export function createQueue(count: number): Queue {
         }
       });
     },
+  };
+}
+
+/** Runs work once for all who asked before it began: one that has begun may have missed what they want done. */
+export function coalesced(work: () => Promise<void>): () => Promise<void> {
+  let running: Promise<void> = Promise.resolve();
+  let next: Promise<void> | undefined;
+  return () => {
+    next ??= running
+      .catch(() => {})
+      .then(() => {
+        next = undefined;
+        running = work();
+        return running;
+      });
+    return next;
   };
 }

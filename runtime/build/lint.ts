@@ -7,7 +7,7 @@ import {
   parseDockerignore,
 } from '../../shared/dockerignore.ts';
 import { isKind } from '../../shared/errors.ts';
-import { checkDockerfile } from '../dockerfile/checks.ts';
+import { checkDockerfile, orNothing } from '../dockerfile/checks.ts';
 import type { Dockerfile, Stage } from '../dockerfile/dockerfile.ts';
 import { platformArgs } from '../dockerfile/predefined.ts';
 import { globalScope, resolveInstruction } from '../dockerfile/resolve.ts';
@@ -65,15 +65,6 @@ async function imageHere(images: LintPorts['images'], reference: string) {
   } catch (error) {
     // One that has to be pulled is not asked for its variables, and one that is none is the build's error.
     if (isKind(error, 'not-found', 'invalid')) return undefined;
-    throw error;
-  }
-}
-
-function orNothing<T>(resolve: () => T): T | undefined {
-  try {
-    return resolve();
-  } catch (error) {
-    if (isKind(error, 'invalid')) return undefined;
     throw error;
   }
 }

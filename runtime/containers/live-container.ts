@@ -207,7 +207,7 @@ export class LiveContainer {
       const change = changeOf(this.record);
       // First what can be refused: a record must not tell of limits that the kernel did not take.
       if (change.hostConfig !== undefined)
-        await this.supervised?.update(await this.#ports.spec.resources(change.hostConfig));
+        await this.supervised?.update(await this.#ports.spec.resources(change.hostConfig, this.record.hostConfig));
       await this.#kept.change(change);
     });
   }

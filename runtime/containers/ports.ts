@@ -95,5 +95,5 @@ export interface SpecBuilder {
   /** Text of an exec's process.json; its user is numeric. @throws AppError 'invalid' */
   process(request: ExecSpecRequest): Promise<string>;
   /** linux.resources, for update. */
-  resources(hostConfig: HostConfig): Promise<object>;
+  resources(hostConfig: HostConfig, before: HostConfig): Promise<object>;
 }

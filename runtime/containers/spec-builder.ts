@@ -75,10 +75,11 @@ export function createSpecBuilder(options: SpecBuilderOptions): SpecBuilder {
       const paths = { rootfs, ...etc, init: options.init };
       return encodeSpec(execProcessOf({ config, hostConfig, host: options.host, paths }, request, user));
     },
-    async resources(hostConfig) {
+    async resources(hostConfig, before) {
       const devices = await blockDevicesOf(limitedDevices(hostConfig));
-      // Said even when there is none: a limit that there was must go. Older crun cannot write that there is none.
-      const pids = hostConfig.PidsLimit === 0 ? { pids: { limit: PIDS_MAX } } : {};
+      // A limit that there was must go. Older crun cannot write that there is none.
+      const isLifted = hostConfig.PidsLimit === 0 && before.PidsLimit !== 0;
+      const pids = isLifted ? { pids: { limit: PIDS_MAX } } : {};
       return { ...limitsOf(hostConfig, options.host.cgroupMode, devices), ...pids };
     },
   };

@@ -125,7 +125,7 @@ function scopeOrNothing(dockerfile: Dockerfile, options: ScopeOptions): Scope | 
 }
 
 /** What cannot be resolved is no warning but the build's error. */
-function orNothing<T>(resolve: () => T): T | undefined {
+export function orNothing<T>(resolve: () => T): T | undefined {
   try {
     return resolve();
   } catch (error) {

@@ -9,7 +9,7 @@ import { lstat, mkdir, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { syncDirectory } from '../../shared/atomic-file.ts';
 import { AppError, hasCode } from '../../shared/errors.ts';
-import { createQueue } from '../../shared/slots.ts';
+import { coalesced, createQueue } from '../../shared/slots.ts';
 import { runCommand } from '../kernel/command.ts';
 import { unpackImage } from './directory.ts';
 import { createSpreadDirectory } from './spread-directory.ts';
@@ -35,19 +35,8 @@ export function createImageCopies(directory: string): ImageCopies {
   const pathOf = (name: string) => join(directory, name);
   const partOf = (name: string) => `${pathOf(name)}${PART}`;
 
-  let syncing: Promise<unknown> = Promise.resolve();
-  let nextSync: Promise<unknown> | undefined;
-  /** Syncing waits for whatever else is being written there, so those who come while it runs share the next one. */
-  const synced = (): Promise<unknown> => {
-    nextSync ??= syncing
-      .catch(() => {})
-      .then(() => {
-        nextSync = undefined;
-        syncing = runCommand('sync', ['--file-system', directory]);
-        return syncing;
-      });
-    return nextSync;
-  };
+  /** Syncing waits for whatever else is being written there. */
+  const synced = coalesced(async () => void (await runCommand('sync', ['--file-system', directory])));
 
   const prepare = createSpreadDirectory(directory);
 

@@ -5,6 +5,7 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { AppError } from '../../shared/errors.ts';
 import type { Log } from '../../shared/log.ts';
+import { coalesced } from '../../shared/slots.ts';
 import type { Links } from '../kernel/links.ts';
 import type { Nft } from '../kernel/nft.ts';
 import { overlaps, parseSubnet, type Subnet } from './addresses.ts';
@@ -91,11 +92,12 @@ export function createHostSide(topology: Topology, options: HostSideOptions): Ho
   const areRulesLost = async (): Promise<boolean> => {
     const state = written;
     const before = listed;
-    const text = await nft.table('inet', tableName(tag));
+    const texts = await Promise.all(['inet', 'bridge'].map((family) => nft.table(family, tableName(tag))));
     // They were written meanwhile: what was read is between two states.
     if (state === undefined || state !== written) return false;
-    const found = text?.split('\n').sort().join('\n');
-    if (found === undefined || (before !== undefined && found !== before)) return true;
+    if (texts.includes(undefined)) return true;
+    const found = texts.join('').split('\n').sort().join('\n');
+    if (before !== undefined && found !== before) return true;
     listed = found;
     return false;
   };
@@ -237,22 +239,6 @@ export function createHostSide(topology: Topology, options: HostSideOptions): Ho
     async routed(link = '') {
       return subnetsBeside(await links.routes(), link);
     },
-  };
-}
-
-/** Runs work once for all who asked before it began. */
-function coalesced(work: () => Promise<void>): () => Promise<void> {
-  let running: Promise<void> = Promise.resolve();
-  let next: Promise<void> | undefined;
-  return () => {
-    next ??= running
-      .catch(() => {})
-      .then(() => {
-        next = undefined;
-        running = work();
-        return running;
-      });
-    return next;
   };
 }
 

@@ -27,6 +27,8 @@ export interface WatchOptions {
 }
 
 const LINKS_MS = 5000;
+/** Word can be missed: beside a change of ours it may be taken for word of that. */
+const LOOK_ALWAYS_MS = 60_000;
 /** Who changes many rules one by one is followed at this pace. */
 const RULES_MS = 500;
 
@@ -78,7 +80,8 @@ export function createWatch({ nft, tableName, isNeeded, check, log }: WatchOptio
   };
 
   const tick = (): void => {
-    if (isNeeded()) run(word === undefined ? 'look' : 'trust');
+    const isDue = word === undefined || performance.now() - lastRulesAt > LOOK_ALWAYS_MS;
+    if (isNeeded()) run(isDue ? 'look' : 'trust');
     else end().catch((error) => log.warn('the firewall is still listened to', { error: messageOf(error) }));
   };
 

@@ -1,7 +1,9 @@
+import { execFile } from 'node:child_process';
 import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
+import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { type Database, type Migration, openDatabase } from '../../shared/database.ts';
 
@@ -155,6 +157,22 @@ describe('database', () => {
     const other = join(directory, 'other.db');
     await writeFile(other, 'x'.repeat(5000));
     expect(() => openDatabase({ path: other, migrations: [] })).toThrow(expect.objectContaining({ kind: 'integrity' }));
+  });
+
+  it('says that a write is not durable when its log is gone', async () => {
+    await rm(`${path()}-wal`);
+    await expect(add('ada')).rejects.toMatchObject({ kind: 'unavailable', message: expect.stringContaining('log') });
+  });
+
+  it('is opened by several processes at once', async () => {
+    const module = new URL('../../shared/database.ts', import.meta.url).href;
+    const code = `const { openDatabase } = await import(${JSON.stringify(module)});
+      for (let i = 0; i < 5; i++) await openDatabase({ path: process.argv[1], migrations: [] }).close();`;
+    const file = join(directory, 'shared.db');
+    const args = ['--input-type=module', '--eval', code, file];
+    const run = () => promisify(execFile)(process.execPath, args);
+    await Promise.all(Array.from({ length: 4 }, run));
+    await add('ada');
   });
 
   it('gives :memory: databases the same rules and leaves nothing behind', async () => {
