@@ -43,7 +43,7 @@ import { chooseLayerBackend, forwardsIpv4, type HostFacts } from './kernel/host.
 import { createLauncher } from './kernel/launcher.ts';
 import { createLinks } from './kernel/links.ts';
 import { createMounts, type Mounts } from './kernel/mount.ts';
-import { createNft } from './kernel/nft.ts';
+import { openNft } from './kernel/nft.ts';
 import { createOciRuntime, type OciRuntime } from './kernel/oci-runtime.ts';
 import { sealProgram } from './kernel/sealed-program.ts';
 import { changesOf } from './layers/changes.ts';
@@ -309,7 +309,7 @@ async function openHostNetworks(setup: Setup, { database, events, run }: Storage
     tag,
     store: createNetworkStore(database),
     links: createLinks({ program: facts.programs.ip?.path, run }),
-    nft: createNft({ program: facts.programs.nft?.path, run }),
+    nft: await openNft({ program: facts.programs.nft?.path, directory: runDir, name: `nft-${tag}`, run }),
     dns: aardvark === undefined ? undefined : createDns({ program: aardvark, directory: join(runDir, 'dns') }),
     pools: poolsOf(config.addressPools, tag),
     obstacle: networkObstacle(facts),

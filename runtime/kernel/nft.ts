@@ -1,4 +1,6 @@
 /** nftables by nft(8): whole transactions, each done completely or not at all; and word of those that others make. */
+import { rm, symlink } from 'node:fs/promises';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { AppError } from '../../shared/errors.ts';
 import { openCommand, type RunCommand, runCommand } from './command.ts';
@@ -18,47 +20,50 @@ export interface Nft {
   watch(onChange: (lines: readonly string[]) => void): AsyncDisposable & { readonly ended: Promise<string> };
 }
 
-/** Word of a transaction comes within this time after it, if it comes. */
-const WORD_MS = 1000;
-
 export interface NftOptions {
-  readonly program?: string | undefined;
+  /** undefined = it is not installed. */
+  readonly program: string | undefined;
+  /** Of this process alone, and it exists. */
+  readonly directory: string;
+  /** At most 15 bytes, and no other process on the host uses it. */
+  readonly name: string;
   readonly run?: RunCommand;
 }
 
-export function createNft({ program = 'nft', run = runCommand }: NftOptions = {}): Nft {
-  /** Transactions of ours that nobody has been told of yet. Counted, since nft calls processes by the numbers that the host has for them. */
-  const untold = new Set<symbol>();
+/**
+ * nft under a name of its own: the kernel tells with each transaction which program made it, by the last part of the path
+ * that was executed. Its process id would not do, since that is the host's, whatever namespace this is.
+ */
+export async function openNft({ program, directory, name, run = runCommand }: NftOptions): Promise<Nft> {
+  const alias = join(directory, name);
+  if (program !== undefined) {
+    await rm(alias, { force: true });
+    await symlink(program, alias);
+  }
+  const own = program === undefined ? 'nft' : alias;
   const list = async (args: readonly string[]): Promise<string | undefined> => {
-    const result = await run(program, args);
+    const result = await run(own, args);
     if (result.exitCode === 0) return result.stdout;
     if (/No such file or directory/.test(result.stderr)) return undefined;
     throw new AppError('unavailable', `cannot list nftables: ${result.stderr.trim().split('\n')[0] ?? ''}`);
   };
   return {
     async apply(ruleset, { namespace } = {}) {
-      const [command, ...args] = namespace === undefined ? [program] : ['nsenter', `--net=${namespace}`, program];
-      const transaction = Symbol();
-      if (namespace === undefined) untold.add(transaction);
-      const result = await run(command, [...args, '-f', '-'], { stdin: ruleset }).finally(() => {
-        setTimeout(() => untold.delete(transaction), WORD_MS).unref();
-      });
+      const [command, ...args] = namespace === undefined ? [own] : ['nsenter', `--net=${namespace}`, own];
+      const result = await run(command, [...args, '-f', '-'], { stdin: ruleset });
       if (result.exitCode === 0) return;
-      untold.delete(transaction);
       throw new AppError('unavailable', `cannot write nftables: ${result.stderr.trim().split('\n')[0] ?? ''}`);
     },
     table: (family, name) => list(['list', 'table', family, name]),
     chain: (family, table, chain) => list(['-a', 'list', 'chain', family, table, chain]),
     watch(onChange) {
-      const monitor = openCommand('setpriv', ['--pdeathsig', 'KILL', '--', program, 'monitor']);
+      const monitor = openCommand('setpriv', ['--pdeathsig', 'KILL', '--', own, 'monitor']);
       let lines: string[] = [];
       createInterface({ input: monitor.stdout }).on('line', (line) => {
         if (!line.startsWith('# new generation')) return void lines.push(line);
-        const [own] = untold;
         const told = lines;
         lines = [];
-        if (own === undefined) onChange(told);
-        else untold.delete(own);
+        if (!line.endsWith(`(${name})`)) onChange(told);
       });
       return {
         ended: monitor.ended.then(

@@ -63,16 +63,24 @@ export function createHostSide(topology: Topology, options: HostSideOptions): Ho
   let written: FirewallState | undefined;
   /** As nft lists it; undefined = not looked at since it was written. */
   let listed: string | undefined;
+  /** Counts how often others changed it: what was on its way to the kernel then may be gone, too. */
+  let damages = 0;
 
   const firewallState = () => firewallStateOf(topology, (id) => up.has(id));
 
+  const distrust = (): void => {
+    written = undefined;
+    damages++;
+  };
+
   const writeRules = coalesced(async () => {
     const before = written;
+    const damagesBefore = damages;
     const state = firewallState();
     written = undefined;
     listed = undefined;
     await writeFrom(before, state);
-    written = state;
+    if (damages === damagesBefore) written = state;
   });
 
   const writeFrom = async (before: FirewallState | undefined, state: FirewallState): Promise<void> => {
@@ -95,6 +103,7 @@ export function createHostSide(topology: Topology, options: HostSideOptions): Ho
     const texts = await Promise.all(['inet', 'bridge'].map((family) => nft.table(family, tableName(tag))));
     // They were written meanwhile: what was read is between two states.
     if (state === undefined || state !== written) return false;
+    if (state.networks.length === 0) return false;
     if (texts.includes(undefined)) return true;
     const found = texts.join('').split('\n').sort().join('\n');
     if (before !== undefined && found !== before) return true;
@@ -226,11 +235,11 @@ export function createHostSide(topology: Topology, options: HostSideOptions): Ho
     mend,
     async check(rules) {
       const isLost = rules === 'rewrite' || (rules === 'look' && (await areRulesLost()));
-      if (isLost) written = undefined;
+      if (isLost) distrust();
       await Promise.all([isLost && writeRules(), rules !== 'trust' && passHostFirewall()]);
       const isMended = await mend(new Set(up.keys()));
       if (isMended) {
-        written = undefined;
+        distrust();
         await Promise.all([writeRules(), writeNames()]);
       }
       if (isLost || isMended)

@@ -27,7 +27,7 @@ export interface WatchOptions {
 }
 
 const LINKS_MS = 5000;
-/** Word can be missed: beside a change of ours it may be taken for word of that. */
+/** Word can be missed when there is too much of it at once. */
 const LOOK_ALWAYS_MS = 60_000;
 /** Who changes many rules one by one is followed at this pace. */
 const RULES_MS = 500;
@@ -37,7 +37,7 @@ export function createWatch({ nft, tableName, isNeeded, check, log }: WatchOptio
   let soon: NodeJS.Timeout | undefined;
   let isDamaged = false;
   let word: ReturnType<Nft['watch']> | undefined;
-  let lastRulesAt = 0;
+  let lastRulesAt = Number.NEGATIVE_INFINITY;
   let running: Promise<void> = Promise.resolve();
 
   const run = (rules: RulesCheck): void => {
@@ -50,6 +50,8 @@ export function createWatch({ nft, tableName, isNeeded, check, log }: WatchOptio
   };
 
   const listen = (): void => {
+    // What happens before it listens is found by the first look.
+    lastRulesAt = Number.NEGATIVE_INFINITY;
     const listening = nft.watch((lines) => {
       isDamaged ||= lines.some((line) => line.split(' ').includes(tableName));
       soon ??= setTimeout(
