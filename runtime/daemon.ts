@@ -1,7 +1,8 @@
 /**
  * berthd: the process. Looks what this host can do, takes its directories, opens the engine, and answers on the socket
- * until SIGTERM or SIGINT, which end no container. Where none can run it serves images all the same. Exit status 0 after that, 1 when it cannot
- * start or go on, 2 on a wrong command line, 3 when another engine has its directories or its socket.
+ * until SIGTERM or SIGINT, which end no container. Where none can run it serves images all the same. Exit status 0 after
+ * that, 1 when it cannot start, go on or end in order, 2 on a wrong command line, 3 when another engine has its
+ * directories or its socket.
  */
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
@@ -9,7 +10,7 @@ import { arch, availableParallelism, hostname, machine, release, totalmem } from
 import { describeOptions, loadConfig, printConfig } from '../shared/config.ts';
 import { claimDirectory, type EnginePlace, enginePlace } from '../shared/engine-place.ts';
 import { AppError, isKind, messageOf } from '../shared/errors.ts';
-import { createLog } from '../shared/log.ts';
+import { createLog, type Log } from '../shared/log.ts';
 import { ownPrivilege } from '../shared/privilege.ts';
 import { type ProxySettings, proxiesFromEnvironment } from '../shared/proxies.ts';
 import { createApiServer } from './api/server.ts';
@@ -26,6 +27,9 @@ A container engine that speaks Docker's Engine API on a unix socket.
 
 Options:
 `;
+
+/** A slow disk may take long; service managers wait for 90 s, mostly. */
+const END_MS = 30_000;
 
 async function run(config: EngineConfig, { claim }: EnginePlace): Promise<void> {
   const log = createLog({ component: 'engine', level: config.logLevel });
@@ -69,6 +73,16 @@ async function run(config: EngineConfig, { claim }: EnginePlace): Promise<void> 
   log.info('engine started', { tag: directory.tag, root: config.root, socket: socketPath });
   await stop;
   log.info('engine ends; containers go on');
+  endInTime(log);
+}
+
+/** What is acknowledged is durable by now: whoever waits for the end need not wait for something that hangs. */
+function endInTime(log: Log): void {
+  const giveUp = () => {
+    log.error('the engine did not end in time and is ended', { open: process.getActiveResourcesInfo() });
+    process.exit(1);
+  };
+  setTimeout(giveUp, END_MS).unref();
 }
 
 function configuredProxies({ httpProxy, httpsProxy, noProxy }: EngineConfig): ProxySettings {

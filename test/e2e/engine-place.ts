@@ -54,7 +54,8 @@ export async function openEnginePlace(
   };
   undo.defer(async () => {
     await removeContainers();
-    await engine.end('SIGTERM');
+    const code = await engine.end('SIGTERM');
+    if (code !== 0) throw new Error(`the engine ended with code ${code}:\n${engine.output()}`);
   });
   const docker = (args: readonly string[], input?: string) =>
     run('docker', ['-H', engine.url, ...args], { env: host.env, ...(input !== undefined && { input }) });

@@ -88,7 +88,8 @@ export async function openNetworkPlace(): Promise<NetworkPlace> {
     const ids = (await docker('ps', '-aq')).stdout.split('\n').filter((id) => id !== '');
     if (ids.length > 0) await docker('rm', '-f', ...ids);
     await docker('network', 'prune', '-f');
-    await engine.end('SIGTERM');
+    const code = await engine.end('SIGTERM');
+    if (code !== 0) throw new Error(`the engine ended with code ${code}:\n${engine.output()}`);
   });
   const [layout, archive] = [join(host.root, 'layout'), join(host.root, 'image.tar')];
   await writeLayout(await busyboxImage(), layout);
