@@ -16,7 +16,7 @@ import { DatabaseSync } from 'node:sqlite';
 import { Kysely, type Transaction } from 'kysely';
 import { syncDirectory } from './atomic-file.ts';
 import { AppError, isKind, messageOf } from './errors.ts';
-import { coalesced } from './slots.ts';
+import { coalesced, createQueue } from './slots.ts';
 import { createSqliteDialect, SqliteConnection, toAppError } from './sqlite-dialect.ts';
 
 /** One step of the schema. `name` is unique for ever and never changes its statements: add another step instead. */
@@ -81,17 +81,19 @@ export function openDatabase<T>(options: DatabaseOptions): Database<T> {
     throw toAppError(error);
   }
 
-  const lock = createMutex();
+  const turns = createQueue(1);
+  let turn: Disposable | undefined;
   const writing = new Kysely<T>({
     dialect: createSqliteDialect({
       begin: 'begin immediate',
       acquire: async () => {
-        await lock.acquire();
+        turn = await turns.acquire();
         return writer;
       },
-      release: () => lock.release(),
+      release: () => turn?.[Symbol.dispose](),
       close: async () => {
-        await lock.acquire();
+        // Not given back: nobody writes any more.
+        await turns.acquire();
         writer.close();
       },
     }),
@@ -261,25 +263,4 @@ function reserve(file: string): void {
     // Too late for it: what is there must open all the same.
     if (!isKind(toAppError(error), 'unavailable')) throw error;
   }
-}
-
-/** First come, first served. */
-function createMutex(): { acquire(): Promise<void>; release(): void } {
-  const waiting: (() => void)[] = [];
-  let held = false;
-  return {
-    acquire: () =>
-      new Promise((resolve) => {
-        if (held) waiting.push(resolve);
-        else {
-          held = true;
-          resolve();
-        }
-      }),
-    release() {
-      const next = waiting.shift();
-      if (next === undefined) held = false;
-      else next();
-    },
-  };
 }
