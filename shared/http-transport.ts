@@ -131,7 +131,9 @@ export function createHttpTransport(options: TransportOptions): HttpTransport {
 }
 
 interface Patience {
+  /** Begins anew; not after stop(): a body may end after its answer has come, when its last read takes longer. */
   wait(ms: number): void;
+  /** For good. */
   stop(): void;
   isOver(): boolean;
 }
@@ -139,12 +141,16 @@ interface Patience {
 function createPatience(giveUp: () => void): Patience {
   let timer: NodeJS.Timeout | undefined;
   let over = false;
-  const stop = () => clearTimeout(timer);
+  let stopped = false;
   return {
-    stop,
+    stop() {
+      stopped = true;
+      clearTimeout(timer);
+    },
     isOver: () => over,
     wait(ms) {
-      stop();
+      if (stopped) return;
+      clearTimeout(timer);
       timer = setTimeout(() => {
         over = true;
         giveUp();
