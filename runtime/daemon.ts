@@ -7,6 +7,7 @@
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { arch, availableParallelism, hostname, machine, release, totalmem } from 'node:os';
+import { setTimeout as delay } from 'node:timers/promises';
 import { describeOptions, loadConfig, printConfig } from '../shared/config.ts';
 import { claimDirectory, type EnginePlace, enginePlace } from '../shared/engine-place.ts';
 import { AppError, isKind, messageOf } from '../shared/errors.ts';
@@ -30,6 +31,8 @@ Options:
 
 /** A slow disk may take long; service managers wait for 90 s, mostly. */
 const END_MS = 30_000;
+/** What requests give back when they are cut takes a moment; what waits longer waits for a container. */
+const REQUESTS_MS = 3_000;
 
 async function run(config: EngineConfig, { claim }: EnginePlace): Promise<void> {
   const log = createLog({ component: 'engine', level: config.logLevel });
@@ -63,11 +66,10 @@ async function run(config: EngineConfig, { claim }: EnginePlace): Promise<void> 
     now: () => new Date(),
     randomId: randomUUID,
   });
-  await using _ = await listen(
-    createApiServer(engine, { log: log.child({ component: 'api' }), version: VERSION }),
-    socketPath,
-    { isPrivate },
-  );
+  const { server, settled } = createApiServer(engine, { log: log.child({ component: 'api' }), version: VERSION });
+  await using undo = new AsyncDisposableStack();
+  undo.defer(() => Promise.race([settled(), delay(REQUESTS_MS, undefined, { ref: false })]));
+  undo.use(await listen(server, socketPath, { isPrivate }));
   process.stdout.write(`berthd: ready on unix://${socketPath}\n`);
   for (const warning of engine.description.warnings) log.warn('the host lacks something', { warning });
   log.info('engine started', { tag: directory.tag, root: config.root, socket: socketPath });

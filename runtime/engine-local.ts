@@ -154,7 +154,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     },
     randomId: newId,
   });
-  undo.defer(() => builds.settled());
+  undo.defer(() => builds.close());
 
   // First what runs, so that nothing that it uses looks like garbage.
   await containers.adoptAll();

@@ -32,8 +32,14 @@ export interface ApiOptions {
   readonly version: string;
 }
 
-/** Not listening yet. The caller owns it. */
-export function createApiServer(engine: Engine, options: ApiOptions): Server {
+export interface ApiServer {
+  /** Not listening yet. The caller owns it. */
+  readonly server: Server;
+  /** Resolves when no request is being handled any more: a handler outlives its connection by what it gives back. */
+  settled(): Promise<void>;
+}
+
+export function createApiServer(engine: Engine, options: ApiOptions): ApiServer {
   const router = createRouter();
   addSystemRoutes(router, engine);
   addEventRoutes(router, engine);
@@ -49,7 +55,13 @@ export function createApiServer(engine: Engine, options: ApiOptions): Server {
   addBerthRoutes(router, engine);
   addUnbuiltRoutes(router);
 
+  const handling = new Set<Promise<unknown>>();
   const app = new Koa<ApiState>();
+  app.use(async (_ctx, next) => {
+    const handled = next();
+    handling.add(handled);
+    await handled.finally(() => handling.delete(handled));
+  });
   app.use((ctx: ApiContext, next) => answerErrors(ctx, next, options));
   app.use(takeVersion);
   app.use(router.routes());
@@ -71,7 +83,7 @@ export function createApiServer(engine: Engine, options: ApiOptions): Server {
     app.callback(),
   );
   server.timeout = 0;
-  return server;
+  return { server, settled: async () => void (await Promise.allSettled(handling)) };
 }
 
 /** First in line: whatever is thrown below becomes Docker's error body, once, and faults are logged. */

@@ -1,6 +1,7 @@
 /** Builds on this engine: wires contexts, cache, steps and outputs together, one build after the other or at once. */
 import { mkdir, rm, statfs } from 'node:fs/promises';
 import type { Digest } from '../../shared/digest.ts';
+import { AppError } from '../../shared/errors.ts';
 import type { Log } from '../../shared/log.ts';
 import type { Platform } from '../../shared/oci.ts';
 import { checkError } from '../dockerfile/checks.ts';
@@ -72,8 +73,8 @@ export interface LocalBuilds extends Builds {
   cached(): CachedContent;
   /** At the start of an engine: removes what builds of an earlier one left. */
   sweep(): Promise<void>;
-  /** Waits for what goes on after a build's answer: before the stores are closed. */
-  settled(): Promise<void>;
+  /** Ends what is being built, and waits for what goes on after a build's answer: before the stores are closed. */
+  close(): Promise<void>;
 }
 
 export function createBuilds(ports: BuildsPorts): LocalBuilds {
@@ -117,18 +118,25 @@ export function createBuilds(ports: BuildsPorts): LocalBuilds {
     }
   };
 
+  const ending = new AbortController();
+  const running = new Set<Promise<BuildResult>>();
   let tidying: Promise<void> = Promise.resolve();
   return {
     contexts,
-    settled: async () => {
+    async close() {
+      ending.abort(new AppError('unavailable', 'cannot finish the build: the engine is ending'));
+      await Promise.allSettled(running);
       await tidying;
       await ports.digests.settled();
     },
-    async build(request, { signal = new AbortController().signal, onEvent = () => {} } = {}) {
-      const build = new Building(ports, underway, withSourceDate(request), { signal, onEvent });
+    async build(request, { signal: cancelled, onEvent = () => {} } = {}) {
+      const signal = AbortSignal.any([ending.signal, ...(cancelled === undefined ? [] : [cancelled])]);
+      const result = new Building(ports, underway, withSourceDate(request), { signal, onEvent }).run();
+      running.add(result);
       try {
-        return await build.run();
+        return await result;
       } finally {
+        running.delete(result);
         // Not before the answer: it looks through everything.
         tidying = tidying.then(applyPolicy);
       }

@@ -230,8 +230,9 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
     adoptAll: () => adoptContainers(livePorts, table),
     async close() {
       clearInterval(trimTimer);
-      health.close();
-      for (const container of table) container.close();
+      await health.close();
+      execs.close();
+      await Promise.all([...table].map((container) => container.close()));
       await ports.supervisor.close();
     },
     async logBytes() {

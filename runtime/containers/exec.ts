@@ -151,6 +151,14 @@ export class Execs {
     exec.child?.stderr?.destroy();
   }
 
+  /** Commands go on, as their containers do; nobody here waits for them or listens to them any more. */
+  close(): void {
+    for (const { child } of this.#execs.values()) {
+      child?.unref();
+      for (const pipe of [child?.stdin, child?.stdout, child?.stderr]) pipe?.destroy();
+    }
+  }
+
   /** Forgets one that nobody will ask about again. */
   drop(id: string): void {
     this.#execs.delete(id);

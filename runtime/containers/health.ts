@@ -68,6 +68,9 @@ export interface HealthPorts {
 export class HealthMonitor {
   readonly #ports: HealthPorts;
   readonly #watched = new Map<string, { health: Health; timer: NodeJS.Timeout | undefined }>();
+  /** Execs that run now. */
+  readonly #probes = new Set<string>();
+  #isClosed = false;
 
   constructor(ports: HealthPorts) {
     this.#ports = ports;
@@ -98,8 +101,11 @@ export class HealthMonitor {
     this.#watched.delete(container.id);
   }
 
-  close(): void {
+  /** Nobody will hear what checks that still run find. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
     for (const { timer } of this.#watched.values()) clearTimeout(timer);
+    await Promise.allSettled([...this.#probes].map((execId) => this.#ports.execs.kill(execId)));
   }
 
   #schedule(container: LiveContainer, check: Check): void {
@@ -113,7 +119,7 @@ export class HealthMonitor {
           })
           .finally(() => {
             const isCurrent = this.#watched.get(container.id) === watched;
-            if (isCurrent && container.supervised !== undefined) this.#schedule(container, check);
+            if (!this.#isClosed && isCurrent && container.supervised !== undefined) this.#schedule(container, check);
           });
       },
       isStarting ? plan.startIntervalMs : plan.intervalMs,
@@ -139,9 +145,11 @@ export class HealthMonitor {
     const { execs } = this.#ports;
     const request = parseExecRequest({ Cmd: plan.command, AttachStdout: true, AttachStderr: true });
     const execId = await execs.create(container, request);
+    this.#probes.add(execId);
     try {
       return await this.#run(execId, { container, timeoutMs: plan.timeoutMs });
     } finally {
+      this.#probes.delete(execId);
       execs.drop(execId);
     }
   }

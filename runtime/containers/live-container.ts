@@ -73,6 +73,8 @@ export class LiveContainer {
   readonly #turns = new Turns(() => new AppError('not-found', `No such container: ${this.name}`));
   #restartTimer: NodeJS.Timeout | undefined;
   #restartDelayMs = 0;
+  #launching: Promise<void> = Promise.resolve();
+  #isClosed = false;
 
   constructor(record: ContainerRecord, ports: LivePorts) {
     this.#ports = ports;
@@ -371,10 +373,12 @@ export class LiveContainer {
     return endedOf(this.record.state)?.finishedAt.getTime() === finishedAt.getTime();
   }
 
-  /** Stops watching. */
-  close(): void {
+  /** Stops watching, and starts nothing any more; a start that has begun is waited for. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
     clearTimeout(this.#restartTimer);
     this.#output.close();
+    await this.#launching.catch(() => {});
   }
 
   publish(action: string, attributes: Readonly<Record<string, string>> = {}): void {
@@ -394,8 +398,15 @@ export class LiveContainer {
       throw new AppError('unsupported', `cannot ${action} container ${JSON.stringify(this.name)}: ${obstacle}`);
   }
 
-  async #launch(options: StartOptions): Promise<void> {
+  #launch(options: StartOptions): Promise<void> {
+    this.#launching = this.#launchNow(options);
+    return this.#launching;
+  }
+
+  async #launchNow(options: StartOptions): Promise<void> {
     this.#mustBeAbleTo('start');
+    if (this.#isClosed)
+      throw new AppError('unavailable', `cannot start container ${JSON.stringify(this.name)}: the engine is ending`);
     let supervised: Supervised;
     let startedAt: Date;
     try {
@@ -445,6 +456,8 @@ export class LiveContainer {
   }
 
   #scheduleRestart(ranMs: number): void {
+    // The next engine restarts it.
+    if (this.#isClosed) return;
     this.#restartDelayMs = restartDelayMs(this.#restartDelayMs, ranMs);
     this.#restartTimer = setTimeout(() => {
       void this.#turns

@@ -62,6 +62,7 @@ class ConmonSupervisor implements ContainerSupervisor {
   readonly #options: ConmonOptions;
   readonly #watched = new Set<ConmonWatch>();
   readonly #liveness: NodeJS.Timeout;
+  #isClosed = false;
   /** Of conmons: in their cgroup, so that none has to be moved there, which takes the kernel long. */
   readonly #launcher = createLauncher({ prepare: (pid) => this.#moveMonitor(pid) });
 
@@ -212,6 +213,7 @@ class ConmonSupervisor implements ContainerSupervisor {
   }
 
   async close(): Promise<void> {
+    this.#isClosed = true;
     clearInterval(this.#liveness);
     for (const watched of this.#watched) watched.stop();
     await this.#launcher[Symbol.asyncDispose]();
@@ -252,6 +254,7 @@ class ConmonSupervisor implements ContainerSupervisor {
 
   #watch(exitName: string, files: RunFiles): ConmonWatch {
     const watched = new ConmonWatch({ exitName, files, now: this.#options.now });
+    if (this.#isClosed) watched.stop();
     this.#watched.add(watched);
     void watched.exited.then(() => this.#watched.delete(watched));
     return watched;

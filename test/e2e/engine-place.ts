@@ -52,10 +52,13 @@ export async function openEnginePlace(
     const ids = listed.stdout.split('\n').filter((id) => id !== '');
     if (ids.length > 0) await docker(['rm', '-f', ...ids]);
   };
+  const endEngine = async (signal: 'SIGTERM' | 'SIGKILL') => {
+    const code = await engine.end(signal);
+    if (signal === 'SIGTERM' && code !== 0) throw new Error(`the engine ended with code ${code}:\n${engine.output()}`);
+  };
   undo.defer(async () => {
     await removeContainers();
-    const code = await engine.end('SIGTERM');
-    if (code !== 0) throw new Error(`the engine ended with code ${code}:\n${engine.output()}`);
+    await endEngine('SIGTERM');
   });
   const docker = (args: readonly string[], input?: string) =>
     run('docker', ['-H', engine.url, ...args], { env: host.env, ...(input !== undefined && { input }) });
@@ -76,7 +79,7 @@ export async function openEnginePlace(
       return stdout.replace(/\n$/, '');
     },
     async restart(signal, between) {
-      await engine.end(signal);
+      await endEngine(signal);
       await between?.();
       engine = await startEngine(host, options);
     },

@@ -39,7 +39,7 @@ let server: Server;
 beforeAll(async () => {
   directory = await mkdtemp(join(tmpdir(), 'berth-api-'));
   socketPath = join(directory, 's');
-  server = createApiServer(engine, { log: createSilentLog(), version: '1.2.3' });
+  ({ server } = createApiServer(engine, { log: createSilentLog(), version: '1.2.3' }));
   server.listen(socketPath);
   await once(server, 'listening');
 });
