@@ -34,7 +34,7 @@ it('lives on when everything in the cgroup of the engine is killed', async () =>
     const others = async () => {
       const pids = (await cgroups.processes(cgroup)).filter((pid) => pid !== place.engine.pid);
       const names = pids.map((pid) => readFile(`/proc/${pid}/comm`, 'utf8').catch(() => ''));
-      return (await Promise.all(names)).filter((name) => !/^(?:perl|nft)?\n?$/.test(name));
+      return (await Promise.all(names)).filter((name) => !/^(?:perl|nft-\w+)?\n?$/.test(name));
     };
     await expect.poll(others, DEADLINE).toEqual([]);
     await cgroups.kill(cgroup);
