@@ -2,6 +2,7 @@
  * Containers on this host: hands each verb to the one container it is about, and does what is about several of them. All
  * records are held in memory; the database is written through.
  */
+import { setTimeout as delay } from 'node:timers/promises';
 import { AppError } from '../../shared/errors.ts';
 import type { ImageUse, ImageUsers } from '../images/images.ts';
 import { adoptContainers } from './adoption.ts';
@@ -26,6 +27,8 @@ import { processesOf } from './top.ts';
 
 /** A log grows past its limit by what is printed in this time. */
 const LOG_TRIM_MS = 1000;
+/** How long the end of the engine waits for verbs that have begun. */
+const CLOSE_MS = 5000;
 
 export interface LocalContainers extends Containers {
   readonly users: Omit<ImageUsers, 'cached'>;
@@ -37,6 +40,8 @@ export interface LocalContainers extends Containers {
 
 export function createContainers(ports: ContainerPorts): LocalContainers {
   const table = new ContainerTable();
+  /** Gone for everybody, while what they leave is put away. */
+  const leaving = new Set<LiveContainer>();
   const find = (name: string) => table.find(name);
 
   const livePorts: LivePorts = {
@@ -72,6 +77,8 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
     isRestarting: (name) => table.tryFind(name)?.record.state.status === 'restarting',
     onRemoved(container) {
       table.delete(container);
+      leaving.add(container);
+      void container.settled().finally(() => leaving.delete(container));
       execs.forget(container);
       health.forget(container);
     },
@@ -232,7 +239,9 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
       clearInterval(trimTimer);
       await health.close();
       execs.close();
-      await Promise.all([...table].map((container) => container.close()));
+      // A verb may wait longer, for a process that does not end; what it waits for goes on without it.
+      const closed = Promise.all([...table, ...leaving].map((container) => container.close()));
+      await Promise.race([closed, delay(CLOSE_MS, undefined, { ref: false })]);
       await ports.supervisor.close();
     },
     async logBytes() {

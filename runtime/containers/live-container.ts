@@ -73,7 +73,6 @@ export class LiveContainer {
   readonly #turns = new Turns(() => new AppError('not-found', `No such container: ${this.name}`));
   #restartTimer: NodeJS.Timeout | undefined;
   #restartDelayMs = 0;
-  #launching: Promise<void> = Promise.resolve();
   #isClosed = false;
 
   constructor(record: ContainerRecord, ports: LivePorts) {
@@ -373,12 +372,18 @@ export class LiveContainer {
     return endedOf(this.record.state)?.finishedAt.getTime() === finishedAt.getTime();
   }
 
-  /** Stops watching, and starts nothing any more; a start that has begun is waited for. */
+  /** Stops watching, and starts nothing any more; what has begun, putting away above all, is waited for. */
   async close(): Promise<void> {
     this.#isClosed = true;
     clearTimeout(this.#restartTimer);
     this.#output.close();
-    await this.#launching.catch(() => {});
+    await this.settled();
+  }
+
+  /** Resolves when all that has begun by now is over; it never rejects. */
+  async settled(): Promise<void> {
+    await this.#turns.settled();
+    await this.#runs.putAway;
   }
 
   publish(action: string, attributes: Readonly<Record<string, string>> = {}): void {
@@ -398,12 +403,7 @@ export class LiveContainer {
       throw new AppError('unsupported', `cannot ${action} container ${JSON.stringify(this.name)}: ${obstacle}`);
   }
 
-  #launch(options: StartOptions): Promise<void> {
-    this.#launching = this.#launchNow(options);
-    return this.#launching;
-  }
-
-  async #launchNow(options: StartOptions): Promise<void> {
+  async #launch(options: StartOptions): Promise<void> {
     this.#mustBeAbleTo('start');
     if (this.#isClosed)
       throw new AppError('unavailable', `cannot start container ${JSON.stringify(this.name)}: the engine is ending`);

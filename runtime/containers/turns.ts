@@ -19,6 +19,11 @@ export class Turns {
     return this.#waiting === 0;
   }
 
+  /** Resolves when all that have asked by now have had their turn. */
+  async settled(): Promise<void> {
+    await this.#last;
+  }
+
   /** Does it when all before it is done, whether that went well or not; also when the turns are over. */
   takeAlways<T>(work: () => Promise<T>): Promise<T> {
     this.#waiting += 1;
