@@ -142,8 +142,9 @@ export function addContainerRoutes(router: ApiRouter, engine: Engine): void {
   addContainerStreamRoutes(router, engine);
 
   router.delete('/containers/*name', async (ctx) => {
-    if (queryFlag(ctx, 'link')) throw new AppError('unsupported', 'cannot remove a link: links are not supported');
-    await containers.remove(pathPart(ctx, 'name'), { force: queryFlag(ctx, 'force'), volumes: queryFlag(ctx, 'v') });
+    const name = pathPart(ctx, 'name');
+    if (queryFlag(ctx, 'link')) await containers.removeLink(name);
+    else await containers.remove(name, { force: queryFlag(ctx, 'force'), volumes: queryFlag(ctx, 'v') });
     ctx.status = 204;
   });
 }

@@ -15,6 +15,7 @@ import { checkHostConfig } from './create-plan.ts';
 import { createContainer } from './creation.ts';
 import { Execs } from './exec.ts';
 import { HealthMonitor } from './health.ts';
+import { parseLinkName } from './links.ts';
 import { isPrunable } from './list-filters.ts';
 import { inspectContainer, type ListingPorts, listContainers } from './listing.ts';
 import type { LiveContainer, LivePorts } from './live-container.ts';
@@ -126,6 +127,11 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
     return { warnings: [] };
   };
 
+  const removeLink = async (name: string): Promise<void> => {
+    const { parent, alias } = parseLinkName(name);
+    await find(parent).unlink(alias);
+  };
+
   const prune: Containers['prune'] = async (filters = {}) => {
     const deleted: string[] = [];
     let reclaimedBytes = 0;
@@ -175,6 +181,7 @@ export function createContainers(ports: ContainerPorts): LocalContainers {
       return { result };
     },
     remove: async (name, options) => find(name).remove(options),
+    removeLink,
     async connect(name, network, endpoint) {
       const container = find(name);
       const { endpoints, hostConfig } = container.record;

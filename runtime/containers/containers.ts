@@ -49,6 +49,8 @@ export interface Containers {
   wait(name: string, options?: WaitOptions): Promise<{ readonly result: Promise<WaitResult> }>;
   /** @throws AppError 'conflict' while it runs, without force */
   remove(name: string, options?: RemoveOptions): Promise<void>;
+  /** Removes a link of the default network, `PARENT/ALIAS`. @throws AppError 'not-found', 'conflict' for a name without alias */
+  removeLink(name: string): Promise<void>;
   /** @throws AppError 'not-found', 'denied' (it is there already), 'invalid' (it has no network of its own) */
   connect(name: string, network: string, endpoint: EndpointRequest): Promise<void>;
   /** @throws AppError 'not-found', 'denied' (it is not there) */

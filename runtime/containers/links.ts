@@ -32,6 +32,23 @@ export function hostLinks({ Links, NetworkMode }: Pick<HostConfig, 'Links' | 'Ne
   return NetworkMode === 'bridge' ? Links.map(parseLink) : [];
 }
 
+/** `PARENT/ALIAS` or `/PARENT/ALIAS`, as links are named where they are removed. @throws AppError 'conflict' with Docker's words */
+export function parseLinkName(text: string): { readonly parent: string; readonly alias: string } {
+  const [parent = '', alias = '', ...rest] = text.replace(/^\//, '').split('/');
+  if (alias === '' || rest.length > 0)
+    throw new AppError('conflict', 'Conflict, cannot remove the default link name of the container');
+  return { parent, alias };
+}
+
+/** Links of the default network without those of one name; undefined when there is none. */
+export function withoutLink(
+  hostConfig: Pick<HostConfig, 'Links' | 'NetworkMode'>,
+  alias: string,
+): string[] | undefined {
+  if (!hostLinks(hostConfig).some((link) => link.alias === alias)) return undefined;
+  return hostConfig.Links.filter((text) => parseLink(text).alias !== alias);
+}
+
 /**
  * What else Docker lists containers as: `NAME/ALIAS` for each container that is linked to it so in the default network.
  * By id; `find` answers undefined for one that is gone.

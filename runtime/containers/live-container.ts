@@ -30,6 +30,7 @@ import type {
   WaitResult,
 } from './containers.ts';
 import { KeptRecord } from './kept-record.ts';
+import { withoutLink } from './links.ts';
 import { joinedContainers } from './namespaces.ts';
 import type { ContainerPorts, EtcPaths } from './ports.ts';
 import type { ExecRequest } from './request.ts';
@@ -231,6 +232,17 @@ export class LiveContainer {
   /** Somebody that it may be linked to has come or gone. */
   followLinks(): Promise<void> {
     return this.#network.followLinks();
+  }
+
+  /** It knows the other container by this name no more, in the default network. @throws AppError 'not-found' */
+  unlink(alias: string): Promise<void> {
+    return this.#turns.take(async () => {
+      const { hostConfig } = this.record;
+      const Links = withoutLink(hostConfig, alias);
+      if (Links === undefined) throw new AppError('not-found', `No such container: ${this.name}/${alias}`);
+      await this.#kept.change({ hostConfig: { ...hostConfig, Links } });
+      await this.#network.refresh();
+    });
   }
 
   async #keepEndpoints(endpoints: ContainerRecord['endpoints']): Promise<void> {

@@ -136,6 +136,11 @@ describe('links', () => {
     await dockerOk('start', 'web');
     expect(await addressOf('web', 'bridge')).not.toBe(address);
     await eventually(() => place.getFrom('client', 'db', 80), 'web');
+    await idle('former', '--link', 'web:db');
+    await dockerOk('rm', '--link', 'former/db');
+    expect(await place.getFrom('former', 'db', 80)).toBeUndefined();
+    expect((await place.docker('rm', '--link', '/former/db')).stderr).toContain('No such container: former/db');
+    expect((await place.docker('rm', '--link', 'former')).stderr).toContain('cannot remove the default link name');
     await dockerOk('stop', '-t', '0', 'web', 'client');
     expect((await place.docker('start', 'client')).stderr).toContain('Cannot link to a non running container: /web AS');
   }, 60_000);
