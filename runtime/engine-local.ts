@@ -37,6 +37,7 @@ import type { GcPolicy } from './images/gc-policy.ts';
 import type { CachedContent, Images, ImageUsers } from './images/images.ts';
 import { openImages } from './images/open.ts';
 import { IMAGE_MIGRATIONS, type ImageTables } from './images/tables.ts';
+import { type CgroupMoves, createCgroupMoves } from './kernel/cgroup-moves.ts';
 import { type Cgroups, createCgroups } from './kernel/cgroups.ts';
 import type { RunCommand } from './kernel/command.ts';
 import { chooseLayerBackend, forwardsIpv4, type HostFacts } from './kernel/host.ts';
@@ -258,6 +259,7 @@ interface Runtime {
   readonly runtime: OciRuntime;
   readonly supervisor: ContainerSupervisor;
   readonly cgroups: Cgroups;
+  readonly moves: CgroupMoves;
   /** Below it are the cgroups of this engine's containers. */
   readonly cgroupParent: string;
 }
@@ -281,9 +283,10 @@ async function openRuntime(setup: Setup, { mounts, run, snapshotter }: Storage):
     run,
   });
   const cgroups = createCgroups(facts.cgroups);
+  const moves = createCgroupMoves(facts.cgroups);
   const cgroupParent = `/berth_${tag}`;
   const supervisor = createConmonSupervisor({
-    ...{ runtime, cgroups, cgroupParent, now },
+    ...{ runtime, cgroups, moves, cgroupParent, now },
     runDirectory: join(runDir, 'containers'),
     log: log.child({ component: 'supervisor' }),
     conmon: facts.programs.conmon?.path ?? 'conmon',
@@ -298,7 +301,7 @@ async function openRuntime(setup: Setup, { mounts, run, snapshotter }: Storage):
       log.warn('something stays on the host', { error });
     }
   });
-  return { runtime, supervisor, cgroups, cgroupParent };
+  return { runtime, supervisor, cgroups, moves, cgroupParent };
 }
 
 async function openHostNetworks(setup: Setup, { database, events, run }: Storage): Promise<LocalNetworks> {
@@ -332,7 +335,7 @@ interface ContainerParts extends Storage, Runtime {
 async function openContainers(setup: Setup, parts: ContainerParts): Promise<LocalContainers> {
   const { config, directory, facts, log, names, now, obstacle, undo } = setup;
   const { root, runDir } = directory;
-  const { layers, snapshotter, mounts, runtime, supervisor, cgroups, cgroupParent, networks } = parts;
+  const { layers, snapshotter, mounts, runtime, supervisor, cgroups, moves, cgroupParent, networks } = parts;
   const { capabilityMask, hasSeccomp, thermalThrottlePaths } = facts;
   const containers: LocalContainers = createContainers({
     obstacle,
@@ -345,6 +348,7 @@ async function openContainers(setup: Setup, parts: ContainerParts): Promise<Loca
     supervisor,
     runtime,
     cgroups,
+    moves,
     spec: createSpecBuilder({
       host: {
         ...{ capabilityMask, hasSeccomp, thermalThrottlePaths },

@@ -18,8 +18,8 @@ import type { LocalContainers } from './containers-local.ts';
 import type { ContainerFiles, PathStat } from './files.ts';
 import { mergeImageConfig } from './image-defaults.ts';
 import type { ContainerConfig } from './request.ts';
-import { readInside } from './rootfs-files.ts';
-import { resolveUser, USER_FILE_MAX_BYTES } from './users.ts';
+import { userFilesIn } from './rootfs-files.ts';
+import { resolveUser } from './users.ts';
 
 export interface ContainerArchives {
   /** @throws AppError 'not-found' for the container or the path */
@@ -105,7 +105,7 @@ export function createContainerArchives(ports: ArchivePorts): ContainerArchives 
     async write(name, path, tar, { ownedByUser = false, ...options } = {}) {
       await using view = await containers.openFiles(name);
       const { User } = (await containers.inspect(name)).record.config;
-      const owner = ownedByUser && User !== '' ? await ownerIn(view.rootfs, User) : undefined;
+      const owner = ownedByUser && User !== '' ? resolveUser(User, [], userFilesIn(view.rootfs)) : undefined;
       await files.write({ ...view, name }, path, tar, { ...options, owner });
     },
     async export(name) {
@@ -166,12 +166,4 @@ function isIn(paths: ReadonlySet<string>): (path: string) => boolean {
 
 function relative(path: string): string {
   return path.replace(/^\.?\/*/, '').replace(/\/$/, '');
-}
-
-async function ownerIn(rootfs: string, user: string): Promise<{ readonly uid: number; readonly gid: number }> {
-  const read = async (path: string) =>
-    (await readInside(rootfs, path, { maxBytes: USER_FILE_MAX_BYTES }))?.toString('utf8');
-  const [passwd, group] = await Promise.all([read('/etc/passwd'), read('/etc/group')]);
-  const { uid, gid } = resolveUser(user, [], { passwd, group });
-  return { uid, gid };
 }

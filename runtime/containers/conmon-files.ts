@@ -1,8 +1,8 @@
 /**
  * What conmon leaves of a run in files; supervisor-conmon.ts says which. Only these survive the engine.
  */
-import type { Stats } from 'node:fs';
-import { mkdir, readFile, rm, stat } from 'node:fs/promises';
+import { mkdirSync, rmSync, type Stats } from 'node:fs';
+import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { hasCode } from '../../shared/errors.ts';
 import type { Exit } from './supervisor.ts';
@@ -28,15 +28,13 @@ export function filesOf(runDirectory: string, id: string): RunFiles {
   };
 }
 
-/** An exit file of the run before would end the next one at once. */
-export async function makeFresh(files: RunFiles, bundle: string): Promise<void> {
-  await rm(files.directory, { recursive: true, force: true });
-  await mkdir(files.directory, { recursive: true, mode: 0o700 });
-  await Promise.all([
-    mkdir(files.exits),
-    mkdir(files.persist),
-    ...['attach', 'ctl', 'winsz', 'oom'].map((name) => rm(join(bundle, name), { force: true })),
-  ]);
+/** An exit file of the run before would end the next one at once. At once, too: conmon starts after it. */
+export function makeFresh(files: RunFiles, bundle: string): void {
+  for (const name of ['attach', 'ctl', 'winsz', 'oom']) rmSync(join(bundle, name), { force: true });
+  rmSync(files.directory, { recursive: true, force: true });
+  mkdirSync(files.directory, { recursive: true, mode: 0o700 });
+  mkdirSync(files.exits);
+  mkdirSync(files.persist);
 }
 
 export async function readExit(files: RunFiles, exitName: string): Promise<Exit | undefined> {

@@ -76,12 +76,12 @@ export class ContainerRuns {
     undo.defer(() => network.close());
     await using attached = await volumes.attach(id, volumeParts(this.#record()));
     undo.defer(() => volumes.detach(id));
-    await output.check();
-    const log = await output.open();
     const ready = bundle.make(attached.sources, options.env);
     const settled = ready.catch(() => {});
     // Whatever fails first, nothing is still being made when the rest is taken back.
     undo.defer(() => settled);
+    await output.check();
+    const log = await output.open();
     const supervised = await supervisor.launch({ ...bundle.launchRequest(log.path, this.cgroup), ready }, options);
     undo.defer(() => supervised.delete());
     this.#run.launched.resolve(supervised);

@@ -53,7 +53,7 @@ interface Exec {
   begun: Promise<unknown> | undefined;
 }
 
-export type ExecPorts = Pick<ContainerPorts, 'runtime' | 'supervisor' | 'runDirectory' | 'randomId' | 'log'>;
+export type ExecPorts = Pick<ContainerPorts, 'runtime' | 'supervisor' | 'moves' | 'runDirectory' | 'randomId' | 'log'>;
 
 export class Execs {
   readonly #ports: ExecPorts;
@@ -72,6 +72,7 @@ export class Execs {
     if (status === 'restarting')
       throw new AppError('conflict', `Container ${container.name} is restarting, wait until the container is running`);
     if (status !== 'running') throw new AppError('conflict', `container ${container.id} is not running`);
+    this.#ports.moves.expect();
     // Who is unknown is refused at once, in an answer: once it starts there is only the stream.
     if (request.User !== '') await container.execProcess(request);
     const id = this.#ports.randomId();
@@ -100,6 +101,7 @@ export class Execs {
     if (container.record.state.status !== 'running')
       throw new AppError('conflict', `container ${container.id} is not running`);
     exec.state = 'running';
+    this.#ports.moves.expect();
     container.publish(`exec_start: ${commandText(request)}`, { execID: id });
     try {
       const [process] = await Promise.all([

@@ -4,6 +4,7 @@ import type { Digest } from '../../shared/digest.ts';
 import type { Log } from '../../shared/log.ts';
 import type { EventLog } from '../events.ts';
 import type { Images } from '../images/images.ts';
+import type { CgroupMoves } from '../kernel/cgroup-moves.ts';
 import type { Cgroups } from '../kernel/cgroups.ts';
 import type { OciRuntime } from '../kernel/oci-runtime.ts';
 import type { Snapshotter } from '../layers/snapshotter.ts';
@@ -26,6 +27,7 @@ export interface ContainerPorts extends VolumePorts {
   readonly supervisor: ContainerSupervisor;
   readonly runtime: OciRuntime;
   readonly cgroups: Cgroups;
+  readonly moves: CgroupMoves;
   readonly spec: SpecBuilder;
   readonly networks: ContainerNetworks;
   readonly sharedMemory: SharedMemory;

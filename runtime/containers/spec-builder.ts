@@ -2,7 +2,8 @@
  * SpecBuilder on this host: looks up what spec.ts, which is pure, has to be told: users in the image's files, devices,
  * namespaces of other containers.
  */
-import { lstat, stat } from 'node:fs/promises';
+import { lstatSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AppError } from '../../shared/errors.ts';
 import { deviceEditsOf } from './cdi.ts';
@@ -11,11 +12,11 @@ import { blockDevicesOf, devicesOf, nodesOf } from './devices.ts';
 import { containerOfMode } from './namespaces.ts';
 import type { SpecBuilder, SpecRequest } from './ports.ts';
 import type { HostConfig } from './request.ts';
-import { readInside } from './rootfs-files.ts';
+import { userFilesIn } from './rootfs-files.ts';
 import { createSeccompFilters } from './seccomp-filters.ts';
 import { encodeSpec, execProcessOf, type SpecHost, type SpecInput, specOf } from './spec.ts';
 import { limitsOf } from './spec-resources.ts';
-import { type ResolvedUser, resolveUser, USER_FILE_MAX_BYTES } from './users.ts';
+import { resolveUser } from './users.ts';
 
 export interface SpecBuilderOptions {
   readonly host: SpecHost;
@@ -37,13 +38,13 @@ export function createSpecBuilder(options: SpecBuilderOptions): SpecBuilder {
     const { record, rootfs, etc, network, pidOf } = request;
     const { config } = record;
     const hostConfig = { ...record.hostConfig, Sysctls: { ...network.sysctls, ...record.hostConfig.Sysctls } };
-    const [user, devices, deviceEdits, blockDevices, fileSources] = await Promise.all([
-      userOf(rootfs, { user: config.User, groupAdd: hostConfig.GroupAdd }),
+    refuseLinks(rootfs);
+    const user = resolveUser(config.User, hostConfig.GroupAdd, userFilesIn(rootfs));
+    const [devices, deviceEdits, blockDevices, fileSources] = await Promise.all([
       devicesOf(hostConfig),
       deviceEditsOf(hostConfig.DeviceRequests, options.cdiDirectories),
       blockDevicesOf(limitedDevices(hostConfig)),
       fileSourcesOf(record.mounts),
-      refuseLinks(rootfs),
     ]);
     const joined = containerOfMode(hostConfig.PidMode);
     return {
@@ -71,7 +72,7 @@ export function createSpecBuilder(options: SpecBuilderOptions): SpecBuilder {
     created: (containerId) => filters.created(containerId),
     async process({ request, record, rootfs, etc }) {
       const { config, hostConfig } = record;
-      const user = await userOf(rootfs, { user: request.User || config.User, groupAdd: hostConfig.GroupAdd });
+      const user = resolveUser(request.User || config.User, hostConfig.GroupAdd, userFilesIn(rootfs));
       const paths = { rootfs, ...etc, init: options.init };
       return encodeSpec(execProcessOf({ config, hostConfig, host: options.host, paths }, request, user));
     },
@@ -83,16 +84,6 @@ export function createSpecBuilder(options: SpecBuilderOptions): SpecBuilder {
       return { ...limitsOf(hostConfig, options.host.cgroupMode, devices), ...pids };
     },
   };
-}
-
-async function userOf(
-  rootfs: string,
-  { user, groupAdd }: { readonly user: string; readonly groupAdd: readonly string[] },
-): Promise<ResolvedUser> {
-  const read = async (path: string) =>
-    (await readInside(rootfs, path, { maxBytes: USER_FILE_MAX_BYTES }))?.toString('utf8');
-  const [passwd, group] = await Promise.all([read('/etc/passwd'), read('/etc/group')]);
-  return resolveUser(user, groupAdd, { passwd, group });
 }
 
 async function fileSourcesOf(mounts: readonly MountPoint[]): Promise<ReadonlySet<string>> {
@@ -107,9 +98,9 @@ async function fileSourcesOf(mounts: readonly MountPoint[]): Promise<ReadonlySet
 }
 
 /** What is mounted there would land where the link points (CVE-2026-41579, CVE-2026-47766, CVE-2019-19921). */
-async function refuseLinks(rootfs: string): Promise<void> {
+function refuseLinks(rootfs: string): void {
   for (const name of ['dev', 'proc', 'sys']) {
-    const info = await lstat(join(rootfs, name)).catch(() => undefined);
+    const info = lstatSync(join(rootfs, name), { throwIfNoEntry: false });
     if (info !== undefined && !info.isDirectory())
       throw new AppError('invalid', `cannot start container: /${name} of its image is not a directory`);
   }

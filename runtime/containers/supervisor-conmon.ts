@@ -16,6 +16,7 @@ import { join } from 'node:path';
 import { messageOf } from '../../shared/errors.ts';
 import type { Log } from '../../shared/log.ts';
 import type { Cancelable } from '../../shared/streams.ts';
+import type { CgroupMoves } from '../kernel/cgroup-moves.ts';
 import type { Cgroups } from '../kernel/cgroups.ts';
 import { PROGRAM_PATH } from '../kernel/command.ts';
 import { createLauncher } from '../kernel/launcher.ts';
@@ -38,6 +39,7 @@ export interface ConmonOptions {
   /** Its program must be an absolute path: conmon searches nothing. */
   readonly runtime: OciRuntime;
   readonly cgroups: Cgroups;
+  readonly moves: CgroupMoves;
   /** Where conmons live: `<parent>/monitors`. Containers' cgroups are `<parent>/<id>`. */
   readonly cgroupParent: string;
   /** On a filesystem that a reboot empties: what is here speaks of this boot's processes. */
@@ -94,8 +96,9 @@ class ConmonSupervisor implements ContainerSupervisor {
   async #launch(request: LaunchRequest, options: Cancelable): Promise<Supervised> {
     const { runtime } = this.#options;
     const { id, bundle } = request;
+    this.#options.moves.expect();
     const files = filesOf(this.#options.runDirectory, id);
-    await makeFresh(files, bundle);
+    makeFresh(files, bundle);
     if (request.cgroup !== undefined) await writeFile(files.cgroup, request.cgroup);
     try {
       const conmon = await this.#spawn({
@@ -120,7 +123,7 @@ class ConmonSupervisor implements ContainerSupervisor {
     const { runtime } = this.#options;
     const { execId, containerId, bundle } = request;
     const files = filesOf(this.#options.runDirectory, execId);
-    await makeFresh(files, bundle);
+    makeFresh(files, bundle);
     try {
       const conmon = await this.#spawn({
         id: execId,
@@ -142,6 +145,7 @@ class ConmonSupervisor implements ContainerSupervisor {
         ...this.#monitored(execId, { bundle, watched }),
         start: async () => {
           try {
+            this.#options.moves.expect();
             conmon.go();
             const pid = await conmon.nextNumber('exec', undefined);
             conmon.release();
@@ -286,6 +290,7 @@ class ConmonSupervisor implements ContainerSupervisor {
     const conmonProcess = new Conmon(request.id, program);
     try {
       await request.ready;
+      this.#options.moves.expect();
       conmonProcess.go();
       if (request.waitForAttach === true) await conmonProcess.attachable();
       return conmonProcess;

@@ -101,25 +101,29 @@ export function createLayerMounts({ directory, mounts, pathOf, unpack = false }:
     async hold(holder, layers) {
       for (const layer of layers) take(holder, shortName(layer.number));
       await inTurn(async () => {
-        await mkdir(join(directory, EMPTY_LAYER_NAME), { recursive: true, mode: 0o700 });
-        const { dev } = await stat(directory);
+        if (layers.length === 0) await mkdir(join(directory, EMPTY_LAYER_NAME), { recursive: true, mode: 0o700 });
+        const shown = await Promise.all(layers.map(({ number }) => isMounted(directory, shortName(number))));
+        // Mostly all of them: the container before has mounted them.
+        if (!shown.includes(false)) return;
+        await mkdir(directory, { recursive: true, mode: 0o700 });
         const images: Layer[] = [];
         const copied: Layer[] = [];
         await Promise.all(
-          layers.map(async (layer) => {
-            const path = join(directory, shortName(layer.number));
-            if (layer.backend === 'directory') return linkOnce(pathOf(layer), path);
-            if (unpack) {
-              if (await isLayerMounted(directory, layer.number)) return;
-              // Left by a host that went down while an image was mounted here.
-              await removeEmpty(path);
-              copied.push(layer);
-              return;
-            }
-            if (await isLink(path)) return;
-            await mkdir(path, { recursive: true, mode: 0o700 });
-            if ((await stat(path)).dev === dev) images.push(layer);
-          }),
+          layers
+            .filter((_layer, index) => shown[index] !== true)
+            .map(async (layer) => {
+              const path = join(directory, shortName(layer.number));
+              if (layer.backend === 'directory') return linkOnce(pathOf(layer), path);
+              if (unpack) {
+                // Left by a host that went down while an image was mounted here.
+                await removeEmpty(path);
+                copied.push(layer);
+                return;
+              }
+              if (await isLink(path)) return;
+              await mkdir(path, { recursive: true, mode: 0o700 });
+              images.push(layer);
+            }),
         );
         const copying = copied.map(async (layer) => {
           const name = shortName(layer.number);

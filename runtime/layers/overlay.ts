@@ -71,8 +71,9 @@ class OverlaySnapshotter implements Snapshotter {
       }
       await this.#makeContainers();
       await mkdir(directory, { recursive: true, mode: 0o700 });
-      for (const name of ['upper', 'work', 'rootfs'])
-        await mkdir(join(directory, name), { recursive: true, mode: 0o700 });
+      await Promise.all(
+        ['upper', 'work', 'rootfs'].map((name) => mkdir(join(directory, name), { recursive: true, mode: 0o700 })),
+      );
       // The upper root covers the layers' roots, so it must look like the topmost that an image gave attributes.
       const { mode, uid, gid } = layers.findLast(({ root }) => root !== undefined)?.root ?? ROOT_ATTRIBUTES;
       await chown(join(directory, 'upper'), uid, gid);
@@ -91,10 +92,10 @@ class OverlaySnapshotter implements Snapshotter {
     const rootfs = join(directory, 'rootfs');
     await this.#adopt();
     await this.#inTurn(key, async () => {
-      const lowers = await readLowers(directory);
+      const [lowers, isMounted] = await Promise.all([readLowers(directory), isMountPoint(rootfs)]);
       if (lowers === undefined)
         throw new AppError('not-found', `cannot mount snapshot ${JSON.stringify(key)}: it does not exist`);
-      if (await isMountPoint(rootfs)) {
+      if (isMounted) {
         if (options.readOnly !== true && (await isReadOnly(rootfs)))
           throw new AppError('conflict', `cannot mount snapshot ${JSON.stringify(key)}: it is mounted read-only`);
         return;
@@ -189,7 +190,8 @@ class OverlaySnapshotter implements Snapshotter {
       await mounts.mountOverlay({ target, lowers: [upper, ...below], cwd: this.#cwd });
       return;
     }
-    await rm(join(directory, VOLATILE_MARK), { recursive: true, force: true });
+    const mark = join(directory, VOLATILE_MARK);
+    if (await exists(mark)) await rm(mark, { recursive: true });
     await mounts.mountOverlay({
       target,
       lowers: below,

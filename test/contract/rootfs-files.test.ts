@@ -1,13 +1,26 @@
 import { execFileSync } from 'node:child_process';
-import { mkdir, mkdtemp, rename, rm, symlink, writeFile } from 'node:fs/promises';
+import { once } from 'node:events';
+import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Worker } from 'node:worker_threads';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { readInside } from '../../runtime/containers/rootfs-files.ts';
 
 let outside: string;
 let rootfs: string;
-const read = async (path: string) => (await readInside(rootfs, path, { maxBytes: 1000 }))?.toString();
+const read = (path: string) => readInside(rootfs, path, { maxBytes: 1000 })?.toString();
+
+const SWAP = `
+  const { renameSync } = require('node:fs');
+  const { parentPort, workerData: rootfs } = require('node:worker_threads');
+  parentPort.postMessage('begun');
+  for (;;) {
+    renameSync(rootfs + '/swap', rootfs + '/kept');
+    renameSync(rootfs + '/evil', rootfs + '/swap');
+    renameSync(rootfs + '/swap', rootfs + '/evil');
+    renameSync(rootfs + '/kept', rootfs + '/swap');
+  }`;
 
 beforeAll(async () => {
   outside = await mkdtemp(join(tmpdir(), 'berth-inside-'));
@@ -51,35 +64,31 @@ describe('reading inside a root filesystem', () => {
     ['/etc/out', undefined],
     ['/etc/far', undefined],
   ])('%s: %s', async (path, expected) => {
-    expect(await read(path)).toBe(expected);
+    expect(read(path)).toBe(expected);
   });
 
   it('CVE-2024-9676: does not wait for a pipe', async () => {
-    expect(await read('/etc/pipe')).toBeUndefined();
-    expect(await read('/etc/pipelink')).toBeUndefined();
+    expect(read('/etc/pipe')).toBeUndefined();
+    expect(read('/etc/pipelink')).toBeUndefined();
   });
 
-  it('CVE-2026-47262: reads no more than it was told', async () => {
-    await expect(read('/etc/large')).rejects.toMatchObject({ kind: 'too-large' });
+  it('CVE-2026-47262: reads no more than it was told', () => {
+    expect(() => read('/etc/large')).toThrow(expect.objectContaining({ kind: 'too-large' }));
   });
 
   it('stays inside while directories are swapped for links', async () => {
     await mkdir(join(rootfs, 'swap'));
     await writeFile(join(rootfs, 'swap/secret'), 'inside');
     await symlink(outside, join(rootfs, 'evil'));
-    let isDone = false;
-    const swapping = (async () => {
-      while (!isDone) {
-        await rename(join(rootfs, 'swap'), join(rootfs, 'kept'));
-        await rename(join(rootfs, 'evil'), join(rootfs, 'swap'));
-        await rename(join(rootfs, 'swap'), join(rootfs, 'evil'));
-        await rename(join(rootfs, 'kept'), join(rootfs, 'swap'));
-      }
-    })();
+    // In a thread of its own: a read does not come to an end for others to go on.
+    const swapping = new Worker(SWAP, { eval: true, workerData: rootfs });
+    await once(swapping, 'message');
     const seen = new Set<string | undefined>();
-    for (let round = 0; round < 300; round += 1) seen.add(await read('/swap/secret'));
-    isDone = true;
-    await swapping;
+    for (let round = 0; round < 3000; round += 1) seen.add(read('/swap/secret'));
+    await swapping.terminate();
+    // Else nothing was swapped meanwhile.
+    expect(seen).toContain('inside');
+    expect(seen).toContain(undefined);
     expect([...seen].filter((text) => text !== undefined && text !== 'inside')).toEqual([]);
   });
 });

@@ -3,6 +3,7 @@ import { copyFile, mkdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ContainerSupervisor } from '../../runtime/containers/supervisor.ts';
 import { createConmonSupervisor } from '../../runtime/containers/supervisor-conmon.ts';
+import { type CgroupMoves, createCgroupMoves } from '../../runtime/kernel/cgroup-moves.ts';
 import { type Cgroups, cgroupLayout, createCgroups } from '../../runtime/kernel/cgroups.ts';
 import { createMounts } from '../../runtime/kernel/mount.ts';
 import { createOciRuntime, type OciRuntime } from '../../runtime/kernel/oci-runtime.ts';
@@ -33,6 +34,7 @@ const APPLETS = [
 export interface BusyboxHost {
   readonly runtime: OciRuntime;
   readonly cgroups: Cgroups;
+  readonly moves: CgroupMoves;
   readonly cgroupParent: string;
   readonly rootfs: string;
   /** config.json of a process in this cgroup. */
@@ -53,10 +55,13 @@ export async function busyboxHost(host: TestHost): Promise<BusyboxHost> {
   const cgroupParent = `/berth_${tag}`;
   host.owns(`berth_${tag}`);
   const runtime = createOciRuntime({ name: 'crun', program: '/usr/bin/crun', root: join(host.runDir, 'crun') });
-  const cgroups = createCgroups(cgroupLayout(await createMounts({ architecture: process.arch }).list()));
+  const layout = cgroupLayout(await createMounts({ architecture: process.arch }).list());
+  const cgroups = createCgroups(layout);
+  const moves = createCgroupMoves(layout);
   return {
     runtime,
     cgroups,
+    moves,
     cgroupParent,
     rootfs,
     config: (cgroup, options) => configOf(cgroup, { ...options, rootfs }),
@@ -64,6 +69,7 @@ export async function busyboxHost(host: TestHost): Promise<BusyboxHost> {
       createConmonSupervisor({
         runtime: createOciRuntime({ name: 'crun', program, root: join(host.runDir, 'crun') }),
         cgroups,
+        moves,
         cgroupParent,
         runDirectory: join(host.runDir, 'containers'),
         now: () => new Date(),

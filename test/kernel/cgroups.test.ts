@@ -1,8 +1,9 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile, readlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
+import { createCgroupMoves, ownCgroup } from '../../runtime/kernel/cgroup-moves.ts';
 import { cgroupLayout, createCgroups } from '../../runtime/kernel/cgroups.ts';
 import { inspectHost } from '../../runtime/kernel/host.ts';
 import { judgeHost } from '../../runtime/kernel/host-findings.ts';
@@ -54,6 +55,25 @@ it('refuses names that lead out of the tree, and processes that are gone', async
   await expect(cgroups.add(name, 2 ** 22 - 1)).rejects.toMatchObject({ kind: 'not-found' });
   await cgroups.remove(name);
 });
+
+it('moves this process to where it is, for a moment', async () => {
+  const layout = cgroupLayout(await createMounts({ architecture: process.arch }).list());
+  const before = await readFile('/proc/self/cgroup', 'utf8');
+  const own = ownCgroup(layout, before);
+  expect(await readFile(join(own ?? '', 'cgroup.procs'), 'utf8')).toContain(`${process.pid}\n`);
+  const moves = createCgroupMoves(layout);
+  moves.expect();
+  moves.expect();
+  await expect.poll(openCgroupFiles).toHaveLength(1);
+  await expect.poll(openCgroupFiles).toEqual([]);
+  expect(await readFile('/proc/self/cgroup', 'utf8')).toBe(before);
+});
+
+async function openCgroupFiles(): Promise<readonly string[]> {
+  const descriptors = await readdir('/proc/self/fd');
+  const paths = await Promise.all(descriptors.map((fd) => readlink(`/proc/self/fd/${fd}`).catch(() => '')));
+  return paths.filter((path) => path.endsWith('/cgroup.procs'));
+}
 
 it('finds what this machine can do, and nothing that forbids running containers', async () => {
   const facts = await inspectHost({

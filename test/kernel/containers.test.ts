@@ -108,6 +108,7 @@ async function openEngine(host: TestHost, busybox: BusyboxHost): Promise<Engine>
     supervisor: busybox.supervisor(),
     runtime: busybox.runtime,
     cgroups: busybox.cgroups,
+    moves: busybox.moves,
     spec: createSpecBuilder({
       host: {
         kernel: release(),
