@@ -1,5 +1,6 @@
 /**
- * The contexts of one engine: layers of the layer store, and a row for each that is kept under a client's name.
+ * The contexts of one engine: layers of the layer store, and a row for each that is kept: under a client's name, or, when
+ * it was sent whole and is small, under the digest of what was sent.
  *
  * A kept context grows by a layer with each build that changed something. When it has too many, or they are large beside
  * the base, everything is asked for again and a fresh base replaces it. All kept ones together are bounded in number and
@@ -87,6 +88,8 @@ const DELTA_SHARE_MAX = 0.5;
 const DELTA_SMALL_BYTES = 16 << 20;
 const DESCRIPTION_CHARACTERS = 200;
 const NAME_MAX_CHARACTERS = 8192;
+/** What was sent whole is kept up to this size: clients of the classic endpoint send everything again each time. */
+const SENT_KEPT_MAX_BYTES = 4 << 20;
 /** Lists of names that stay in memory. */
 const INDEXES_MAX = 2;
 
@@ -148,12 +151,46 @@ export async function createContexts(ports: ContextPorts): Promise<LocalContexts
 
   const layersInUse = () => new Set([...kept.values()].flatMap(({ chain }) => chain));
 
-  async function receive(tar: Readable, { signal }: Cancelable = {}): Promise<BuildContext> {
+  async function receive(tar: Readable, options: Cancelable = {}): Promise<BuildContext> {
+    const stop = () => tar.destroy(new AppError('timeout', 'cannot receive the build context: it was cancelled'));
+    if (options.signal?.aborted === true) stop();
+    options.signal?.addEventListener('abort', stop, { once: true });
+    const { head, rest } = await splitHead(tar, SENT_KEPT_MAX_BYTES + 1).finally(() =>
+      options.signal?.removeEventListener('abort', stop),
+    );
+    if (head.length <= SENT_KEPT_MAX_BYTES) return await receiveSmall(head, options);
     await using undo = new AsyncDisposableStack();
     const lease = undo.use(ports.lease());
-    const layer = await make(tar, [], { signal, lease, removed: [] });
+    const layer = await make(Readable.from(rest, { objectMode: false }), [], { ...options, lease, removed: [] });
     undo.move();
     return contextOf([layer.id], lease, async () => void (await discard([layer.id])));
+  }
+
+  async function receiveSmall(bytes: Buffer, { signal }: Cancelable): Promise<BuildContext> {
+    const digest = digestOf(bytes);
+    const id = hexOf(digestOf(`sent ${digest}`));
+    let chain = kept.get(id)?.chain ?? [];
+    // On failure: the lease ends, then what was made goes.
+    await using failing = new AsyncDisposableStack();
+    failing.defer(async () => void (await discard(chain)));
+    const lease = failing.use(await leased(chain));
+    if (chain.length === 0 || (await layersOf(chain)).includes(undefined))
+      chain = [(await make(Readable.from([bytes]), [], { signal, lease, removed: [] })).id];
+    const entry = await keep(id, { name: `a context sent whole, ${digest}`, chain });
+    failing.move();
+    return keptContext(entry, lease);
+  }
+
+  const layersOf = (chain: Chain) => Promise.all(chain.map((layer) => layers.get(layer)));
+
+  /** In use until it is disposed, also when another takes its place meanwhile. */
+  function keptContext(entry: Kept, lease: AsyncDisposable): BuildContext {
+    entry.users += 1;
+    return contextOf(entry.chain, lease, async () => {
+      entry.users -= 1;
+      if (kept.get(entry.id) !== entry) await discard(entry.chain);
+      await shrink();
+    });
   }
 
   async function fetch(url: string, { signal, buildArgs }: FetchContextOptions = {}): Promise<BuildContext> {
@@ -234,12 +271,7 @@ export async function createContexts(ports: ContextPorts): Promise<LocalContexts
         const chain = await completed(tar, { ...options, base, missing, gone, lease, made });
         const entry = await keep(id, { name, chain });
         failing.move();
-        entry.users += 1;
-        return contextOf(chain, owned, async () => {
-          entry.users -= 1;
-          if (kept.get(id) !== entry) await discard(chain);
-          await shrink();
-        });
+        return keptContext(entry, owned);
       },
       async [Symbol.asyncDispose]() {
         if (!isTaken) await owned.disposeAsync();
@@ -279,8 +311,8 @@ export async function createContexts(ports: ContextPorts): Promise<LocalContexts
 
   async function isWorthKeeping(chain: Chain, { missingBytes }: Comparison): Promise<boolean> {
     if (chain.length > DELTAS_MAX) return false;
-    const found = await Promise.all(chain.map((layer) => layers.get(layer)));
-    if (found.some((layer) => layer === undefined)) return false;
+    const found = await layersOf(chain);
+    if (found.includes(undefined)) return false;
     const [base = 0, ...deltas] = found.map((layer) => layer?.apparentBytes ?? 0);
     const changed = deltas.reduce((sum, bytes) => sum + bytes, missingBytes);
     return changed <= Math.max(base * DELTA_SHARE_MAX, DELTA_SMALL_BYTES);
@@ -288,7 +320,7 @@ export async function createContexts(ports: ContextPorts): Promise<LocalContexts
 
   /** Names a context, whose layers are leased. */
   async function keep(id: string, { name, chain }: { readonly name: string; readonly chain: Chain }): Promise<Kept> {
-    const found = await Promise.all(chain.map((layer) => layers.get(layer)));
+    const found = await layersOf(chain);
     const before = kept.get(id);
     const isSame = before?.chain.join() === chain.join();
     const current: Kept =

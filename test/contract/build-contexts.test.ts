@@ -1,5 +1,6 @@
 /** The promises of runtime/build/context.ts, and of what fetches for it, over real layers and real servers. */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { mkdir, readdir, symlink, writeFile } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { type AddressInfo, createServer as createTcpServer } from 'node:net';
@@ -7,7 +8,7 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { promisify } from 'node:util';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { readContextEntries } from '../../runtime/api/berth-build-json.ts';
 import type { BuildContext, ContextEntry } from '../../runtime/build/context.ts';
 import type { LocalContexts } from '../../runtime/build/contexts-local.ts';
@@ -38,6 +39,10 @@ describe('contexts', { timeout: 30_000 }, () => {
   };
 
   describe('received whole', () => {
+    // What stays kept is nothing to those that come after.
+    afterEach(async () => {
+      await contexts.remove(new Set(contexts.records().map(({ id }) => id)));
+    });
     const entries = [
       file('./Dockerfile', 'FROM scratch'),
       { name: './d/', type: 'directory' } as const,
@@ -54,15 +59,38 @@ describe('contexts', { timeout: 30_000 }, () => {
       ['xz', (bytes: Buffer) => through('xz', bytes)],
     ] as const)('%s', async (_form, pack) => {
       const body = await pack(tarOf(entries));
+      const send = () => contexts.receive(Readable.from([body.subarray(0, 700), body.subarray(700)]));
       const before = (await rig.layers.list()).length;
       {
-        await using context = await contexts.receive(Readable.from([body.subarray(0, 700), body.subarray(700)]));
+        await using context = await send();
         expect(await paths(context)).toEqual(['.wh..wh..opq', 'Dockerfile', 'abs', 'd', 'd/.wh.x', 'd/x']);
         expect(await context.text('d/.wh.x', 100)).toBe('no whiteout');
         expect(await context.text('nothing', 100)).toBeUndefined();
         await expect(context.text('Dockerfile', 3)).rejects.toMatchObject({ kind: 'too-large' });
       }
+      // It is kept for the next time; nothing is made then.
+      expect((await rig.layers.list()).length).toBe(before + 1);
+      await (await send())[Symbol.asyncDispose]();
+      expect((await rig.layers.list()).length).toBe(before + 1);
+      expect(contexts.records().map(({ usedCount, isInUse }) => [usedCount, isInUse])).toEqual([[2, false]]);
+      await contexts.remove(new Set(contexts.records().map(({ id }) => id)));
       expect((await rig.layers.list()).length).toBe(before);
+    });
+
+    it('makes again what is no more, and keeps nothing that is large', async () => {
+      const first = await contexts.receive(tar(file('x')));
+      await first[Symbol.asyncDispose]();
+      const [layer] = first.chain;
+      if (layer !== undefined) await rig.layers.remove(layer);
+      await using again = await contexts.receive(tar(file('x')));
+      expect(await again.text('x', 100)).toBe('x');
+      const before = contexts.records().length;
+      const layers = (await rig.layers.list()).length;
+      const large = await contexts.receive(tar(file('large', randomBytes(5 << 20).toString('latin1'))));
+      expect(await paths(large)).toEqual(['large']);
+      await large[Symbol.asyncDispose]();
+      expect(contexts.records().length).toBe(before);
+      expect((await rig.layers.list()).length).toBe(layers);
     });
 
     it.each([
