@@ -52,9 +52,10 @@ describe('access control reads anything without failing', () => {
   it(
     'tokens: nobody gets in who has no key',
     async () => {
+      const check = createTokenCheck(rules);
       await fc.assert(
         fc.asyncProperty(token, async (text) => {
-          expect(await createTokenCheck(rules)(text)).toBeUndefined();
+          return (await check(text)) === undefined;
         }),
         RUNS,
       );
