@@ -1,7 +1,13 @@
 /** Networks over the Engine API: `/networks/…`. */
 import { z } from 'zod';
 import { AppError } from '../../shared/errors.ts';
-import { type Engine, type NetworkDetails, type NetworkRequest, parseEndpointRequest } from '../engine.ts';
+import {
+  addressUsage,
+  type Engine,
+  type NetworkDetails,
+  type NetworkRequest,
+  parseEndpointRequest,
+} from '../engine.ts';
 import { type ApiRouter, goTime, pathPart, queryFilters, readJson, sendJson } from './context.ts';
 
 const text = z
@@ -73,7 +79,8 @@ export function addNetworkRoutes(router: ApiRouter, engine: Engine): void {
   });
 
   router.get('/networks/:name', (ctx) => {
-    sendJson(ctx, networkJson(networks.inspect(pathPart(ctx, 'name')), { withMembers: true }));
+    const details = networks.inspect(pathPart(ctx, 'name'));
+    sendJson(ctx, { ...networkJson(details, { withMembers: true }), ...statusJson(details) });
   });
 
   router.delete('/networks/:name', async (ctx) => {
@@ -131,6 +138,19 @@ function networkRequest(body: z.output<typeof createBody>): NetworkRequest {
       auxiliary: { ...AuxAddress, ...AuxiliaryAddresses },
     })),
   };
+}
+
+/** Clients read the numbers as unsigned ones of 64 bits. */
+const UINT64_MAX = 2n ** 64n - 1n;
+
+function statusJson(details: NetworkDetails): Record<string, unknown> {
+  const usage = addressUsage(details);
+  if (usage.length === 0) return {};
+  const subnets = usage.map(({ subnet, inUse, available }) => {
+    const told = available > UINT64_MAX ? UINT64_MAX : available;
+    return [subnet, { IPsInUse: inUse, DynamicIPsAvailable: JSON.rawJSON(String(told)) }] as const;
+  });
+  return { Status: { IPAM: { Subnets: Object.fromEntries(subnets) } } };
 }
 
 function networkJson(

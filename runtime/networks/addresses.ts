@@ -84,8 +84,8 @@ export function formatSubnet({ family, base, prefix }: Subnet): string {
   return `${formatAddress({ family, value: base })}/${prefix}`;
 }
 
-function lastOf({ family, base, prefix }: Subnet): bigint {
-  return base + (1n << BigInt(BITS[family] - prefix)) - 1n;
+function lastOf(subnet: Subnet): bigint {
+  return subnet.base + hostAddresses(subnet) - 1n;
 }
 
 export function contains(subnet: Subnet, address: Address): boolean {
@@ -94,6 +94,19 @@ export function contains(subnet: Subnet, address: Address): boolean {
 
 export function overlaps(a: Subnet, b: Subnet): boolean {
   return a.family === b.family && a.base <= lastOf(b) && b.base <= lastOf(a);
+}
+
+/** How many there are, those that are nobody's included. */
+export function hostAddresses({ family, prefix }: Subnet): bigint {
+  return 1n << BigInt(BITS[family] - prefix);
+}
+
+/** The network's own address and IPv4's broadcast are nobody's, but in a subnet of one or two IPv4 addresses (RFC 3021). */
+export function reservedAddresses(subnet: Subnet): readonly Address[] {
+  const { family, base } = subnet;
+  if (family === 6) return [{ family, value: base }];
+  if (hostAddresses(subnet) <= 2n) return [];
+  return [base, lastOf(subnet)].map((value) => ({ family, value }));
 }
 
 /** The address after the subnet's own: Docker's gateway. */

@@ -90,6 +90,9 @@ describe('names', () => {
     await dockerOk('network', 'connect', '--alias', 'other', '--ip', '10.213.200.77', 'two', 'web');
     await dockerOk('network', 'connect', 'two', 'client');
     expect(await addressOf('web', 'two')).toBe('10.213.200.77');
+    const inspected = await place.on('here', `curl -s --unix-socket ${place.engine.socketPath} http://x/networks/two`);
+    const usage = { IPsInUse: 5, DynamicIPsAvailable: 251 };
+    expect(JSON.parse(inspected.stdout).Status).toEqual({ IPAM: { Subnets: { '10.213.200.0/24': usage } } });
     expect(await place.getFrom('client', '10.213.200.77', 80)).toBe('web');
     expect((await lookup('client', 'web')).toSorted()).toEqual(
       ['10.213.200.77', await addressOf('web', 'one')].toSorted(),
