@@ -50,6 +50,8 @@ export interface FsBlobStore extends BlobStore {
   ingestPathOf(id: string): string;
 }
 
+/** What stat(2) counts blocks in. */
+const BLOCK_BYTES = 512;
 const READ_CHUNK_BYTES = 1 << 20;
 /** Gathered before a write: a system call per network packet would cost more than the copying of its bytes. */
 const WRITE_CHUNK_BYTES = 512 << 10;
@@ -467,7 +469,7 @@ function infoOf(digest: Digest, stats: Stats): BlobInfo {
 }
 
 function ingestInfoOf(id: string, stats: Stats): IngestInfo {
-  return { id, offset: stats.size, modifiedAt: stats.mtime };
+  return { id, offset: stats.size, diskBytes: stats.blocks * BLOCK_BYTES, modifiedAt: stats.mtime };
 }
 
 /** Tells whether a file is as it was left: any write changes size or time, a new file the inode. */

@@ -35,7 +35,7 @@ export function createMemoryBlobStore(options: MemoryBlobStoreOptions = {}): Blo
     sizeBytes: bytes.length,
     modifiedAt,
   });
-  const stagingInfo = (id: string, { offset, modifiedAt }: Staging) => ({ id, offset, modifiedAt });
+  const stagingInfo = (id: string, { offset, modifiedAt }: Staging) => ({ id, offset, diskBytes: offset, modifiedAt });
 
   return {
     async stat(digest) {

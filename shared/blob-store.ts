@@ -47,6 +47,8 @@ export interface BlobStore {
 export interface IngestInfo {
   readonly id: string;
   readonly offset: number;
+  /** What it occupies by now: on a disk, whole blocks. */
+  readonly diskBytes: number;
   readonly modifiedAt: Date;
 }
 

@@ -190,13 +190,13 @@ export async function collectUnnamed(
   const erased = await erasure.done;
   let bytes = bytesOf(erased);
   let ingests = 0;
-  for await (const { id, offset, modifiedAt } of ports.blobs.ingests()) {
+  for await (const { id, diskBytes, modifiedAt } of ports.blobs.ingests()) {
     if (modifiedAt.getTime() > before) continue;
     try {
       await using ingest = await ports.blobs.ingest(id);
       await ingest.abort();
       ingests++;
-      bytes += offset;
+      bytes += diskBytes;
     } catch (error) {
       // One that is open belongs to a transfer.
       if (!isKind(error, 'conflict')) throw error;

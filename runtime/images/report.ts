@@ -44,7 +44,7 @@ export async function readUsage(ports: ImagePorts): Promise<UsageState> {
   let ingestBytes = 0;
   for await (const ingest of ports.blobs.ingests()) {
     ingests++;
-    ingestBytes += ingest.offset;
+    ingestBytes += ingest.diskBytes;
   }
   return { images, blobBytes, layers, inUse, layersInUse, cached, ingests, ingestBytes };
 }
