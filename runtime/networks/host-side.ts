@@ -63,6 +63,8 @@ export function createHostSide(topology: Topology, options: HostSideOptions): Ho
   let written: FirewallState | undefined;
   /** As nft lists it; undefined = not looked at since it was written. */
   let listed: string | undefined;
+  /** The last write failed: it is tried again when the host is looked at. */
+  let isUnwritten = false;
   /** Counts how often others changed it: what was on its way to the kernel then may be gone, too. */
   let damages = 0;
 
@@ -79,7 +81,13 @@ export function createHostSide(topology: Topology, options: HostSideOptions): Ho
     const state = firewallState();
     written = undefined;
     listed = undefined;
-    await writeFrom(before, state);
+    try {
+      await writeFrom(before, state);
+      isUnwritten = false;
+    } catch (error) {
+      isUnwritten = true;
+      throw error;
+    }
     if (damages === damagesBefore) written = state;
   });
 
@@ -96,19 +104,30 @@ export function createHostSide(topology: Topology, options: HostSideOptions): Ho
     await nft.apply(rulesetOf(tag, state));
   };
 
-  /** Whether others took away or changed rules of ours. */
-  const areRulesLost = async (): Promise<boolean> => {
+  /** Our tables as nft lists them; undefined = one is missing, or they were written meanwhile. */
+  const listRules = async (): Promise<string | undefined> => {
+    const state = written;
+    const texts = await Promise.all(['inet', 'bridge'].map((family) => nft.table(family, tableName(tag))));
+    if (state === undefined || state !== written || texts.includes(undefined)) return undefined;
+    return texts.join('').split('\n').sort().join('\n');
+  };
+
+  /** Others took away or changed rules of ours, or may have: they were not looked at since they were written. */
+  const lookAtRules = async (): Promise<'kept' | 'lost' | 'unknown'> => {
     const state = written;
     const before = listed;
-    const texts = await Promise.all(['inet', 'bridge'].map((family) => nft.table(family, tableName(tag))));
-    // They were written meanwhile: what was read is between two states.
-    if (state === undefined || state !== written) return false;
-    if (state.networks.length === 0) return false;
-    if (texts.includes(undefined)) return true;
-    const found = texts.join('').split('\n').sort().join('\n');
-    if (before !== undefined && found !== before) return true;
-    listed = found;
-    return false;
+    if (state?.networks.length === 0) return 'kept';
+    const found = await listRules();
+    if (state !== written) return 'kept';
+    if (state === undefined || before === undefined) return 'unknown';
+    return found === before ? 'kept' : 'lost';
+  };
+
+  const writeAgain = async (): Promise<void> => {
+    distrust();
+    await writeRules();
+    const found = await listRules();
+    listed ??= found;
   };
 
   /** See host-firewall.ts. */
@@ -234,9 +253,9 @@ export function createHostSide(topology: Topology, options: HostSideOptions): Ho
     writeAll: async () => void (await Promise.all([writeRules(), writeNames(), passHostFirewall()])),
     mend,
     async check(rules) {
-      const isLost = rules === 'rewrite' || (rules === 'look' && (await areRulesLost()));
-      if (isLost) distrust();
-      await Promise.all([isLost && writeRules(), rules !== 'trust' && passHostFirewall()]);
+      const found = rules === 'look' ? await lookAtRules() : rules === 'rewrite' ? 'lost' : 'kept';
+      const isLost = found === 'lost';
+      await Promise.all([(found !== 'kept' || isUnwritten) && writeAgain(), rules !== 'trust' && passHostFirewall()]);
       const isMended = await mend(new Set(up.keys()));
       if (isMended) {
         distrust();

@@ -1,7 +1,7 @@
 /**
  * Looks after what networks have on the host while containers use them: others flush rules, change the firewall's
  * policies and delete bridges. Word of changed rules comes from nft at once; links are looked at every few seconds, and
- * rules with them where there is no such word.
+ * rules with them while there is no such word: nft may not be able to listen, and may end.
  */
 import { messageOf } from '../../shared/errors.ts';
 import type { Log } from '../../shared/log.ts';
@@ -31,6 +31,8 @@ const LINKS_MS = 5000;
 const LOOK_ALWAYS_MS = 60_000;
 /** Who changes many rules one by one is followed at this pace. */
 const RULES_MS = 500;
+/** What has listened for less is not asked again. */
+const LISTENED_MS = 1000;
 
 export function createWatch({ nft, tableName, isNeeded, check, log }: WatchOptions): Watch {
   let timer: NodeJS.Timeout | undefined;
@@ -52,6 +54,7 @@ export function createWatch({ nft, tableName, isNeeded, check, log }: WatchOptio
   const listen = (): void => {
     // What happens before it listens is found by the first look.
     lastRulesAt = Number.NEGATIVE_INFINITY;
+    const since = performance.now();
     const listening = nft.watch((lines) => {
       isDamaged ||= lines.some((line) => line.split(' ').includes(tableName));
       soon ??= setTimeout(
@@ -67,7 +70,9 @@ export function createWatch({ nft, tableName, isNeeded, check, log }: WatchOptio
     void listening.ended.then((why) => {
       if (word !== listening) return;
       word = undefined;
-      log.warn('changes of the firewall are found by looking only', { why });
+      const isAble = performance.now() - since > LISTENED_MS;
+      log.warn(`changes of the firewall are found by looking only${isAble ? ' for a moment' : ''}`, { why });
+      if (isAble) listen();
     });
   };
 

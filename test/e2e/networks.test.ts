@@ -310,14 +310,17 @@ it('CVE-2025-54410: networks are kept apart again after all rules were flushed',
   await idle('far', '--network', 'two');
   const rules = async () => (await place.on('here', 'nft list ruleset')).stdout;
   const table = /table inet (berth_\w+)/.exec(await rules())?.[1] ?? '';
-  // All of it, a part of what is routed, and what passes between ports of a bridge.
+  const listener = `/${table.replace('berth_', 'nft-')} monitor$`;
+  // All of it, a part of what is routed, and what passes between ports of a bridge; with word of it, and without.
   for (const [damage, sign] of [
-    ['flush ruleset', 'iifname . oifname @same '],
-    [`flush chain inet ${table} through`, 'iifname . oifname @same '],
-    [`delete table bridge ${table}`, 'arp saddr ip @addresses4'],
+    ['nft flush ruleset', 'iifname . oifname @same '],
+    [`nft flush chain inet ${table} through`, 'iifname . oifname @same '],
+    [`nft delete table bridge ${table}`, 'arp saddr ip @addresses4'],
+    [`pkill -f '${listener}'; nft flush chain inet ${table} through`, 'iifname . oifname @same '],
+    [`nft flush chain inet ${table} through`, 'iifname . oifname @same '],
   ] as const) {
-    await place.on('here', `nft ${damage}`);
-    await eventually(async () => (await rules()).includes(sign), true);
+    expect((await place.on('here', damage)).code, damage).toBe(0);
+    await eventually(async () => `${damage}: ${(await rules()).includes(sign)}`, `${damage}: true`);
     expect(await place.getFrom('far', await addressOf('web', 'one'), 80)).toBeUndefined();
   }
 }, 60_000);
