@@ -266,16 +266,32 @@ export class LiveContainer {
   }
 
   async remove(options: RemoveOptions = {}): Promise<void> {
-    const what = `cannot remove container ${JSON.stringify(this.name)}`;
-    if (options.force === true && isAlive(this.record.state)) {
+    const isForced = options.force === true;
+    if (isForced) {
+      clearTimeout(this.#restartTimer);
       this.#kept.patch({ stoppedByUser: true });
-      await this.kill().catch((error) => {
-        if (!isKind(error, 'conflict')) throw error;
-      });
     }
-    await this.#turns.takeAlways(async () => {
-      const { status } = this.record.state;
-      if (this.#turns.areOver) return;
+    // A start that had its turn before may have made it run again.
+    for (let isGone = false; !isGone; ) {
+      if (isForced && isAlive(this.record.state)) {
+        const { ended } = this.#runs.current;
+        await this.kill().catch(async (error) => {
+          if (!isKind(error, 'conflict')) throw error;
+          await this.#mustEnd(ended);
+        });
+      }
+      isGone = await this.#removeNow(options);
+    }
+  }
+
+  /** false = it runs, and is to be killed first. */
+  #removeNow(options: RemoveOptions): Promise<boolean> {
+    const what = `cannot remove container ${JSON.stringify(this.name)}`;
+    return this.#turns.takeAlways(async () => {
+      const { state } = this.record;
+      const { status } = state;
+      if (this.#turns.areOver) return true;
+      if (options.force === true && isAlive(state)) return false;
       if (status === 'running' || (status === 'restarting' && options.force !== true))
         throw new AppError(
           'conflict',
@@ -295,6 +311,7 @@ export class LiveContainer {
       await this.#forget();
       if (options.volumes === true) await this.#removeVolumes();
       this.#collectLayers();
+      return true;
     });
   }
 

@@ -3,6 +3,7 @@ import { access, mkdir, utimes, writeFile } from 'node:fs/promises';
 import { cpus, release, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
+import { setTimeout as delay } from 'node:timers/promises';
 import { expect, it, vi } from 'vitest';
 import { type ContainerRecord, endedOf, exitCodeOf } from '../../runtime/containers/container.ts';
 import { CONTAINER_MIGRATIONS, type ContainerTables } from '../../runtime/containers/container-store.ts';
@@ -332,6 +333,20 @@ it('pauses, refuses to attach to what is paused, goes on, and kills what is paus
     await expect(containers.unpause('c1')).rejects.toThrow('is not paused');
     await containers.pause('c1');
     await containers.remove('c1', { force: true });
+  }));
+
+it('is removed by force at any moment of its restarts', () =>
+  withPlace(async ({ engine }) => {
+    const { containers } = await engine();
+    // The first restart is due 100 ms after the first end, and takes some tens more.
+    for (let ms = 60; ms < 240; ms += 15) {
+      const name = `after${ms}`;
+      await create(containers, ['true'], { HostConfig: { RestartPolicy: { Name: 'always' } } }, name);
+      await containers.start(name);
+      await delay(ms);
+      await containers.remove(name, { force: true });
+      await expect(containers.inspect(name), name).rejects.toMatchObject({ kind: 'not-found' });
+    }
   }));
 
 it('restarts by policy until it is stopped', () =>
