@@ -253,9 +253,13 @@ export function createHostSide(topology: Topology, options: HostSideOptions): Ho
     writeAll: async () => void (await Promise.all([writeRules(), writeNames(), passHostFirewall()])),
     mend,
     async check(rules) {
-      const found = rules === 'look' ? await lookAtRules() : rules === 'rewrite' ? 'lost' : 'kept';
+      const found = rules === 'rewrite' ? 'lost' : rules === 'trust' ? 'kept' : await lookAtRules();
       const isLost = found === 'lost';
-      await Promise.all([(found !== 'kept' || isUnwritten) && writeAgain(), rules !== 'trust' && passHostFirewall()]);
+      const isDoubted = found === 'unknown' && rules === 'doubt';
+      await Promise.all([
+        (isLost || isDoubted || isUnwritten) && writeAgain(),
+        rules !== 'trust' && passHostFirewall(),
+      ]);
       const isMended = await mend(new Set(up.keys()));
       if (isMended) {
         distrust();

@@ -7,8 +7,11 @@ import { messageOf } from '../../shared/errors.ts';
 import type { Log } from '../../shared/log.ts';
 import type { Nft } from '../kernel/nft.ts';
 
-/** What to do about rules: nothing, to see whether they are as they were, or to write them again. */
-export type RulesCheck = 'trust' | 'look' | 'rewrite';
+/**
+ * What to do about rules: nothing; to see whether they are as they were; the same, and to write them again when nobody has
+ * seen them since they were written; or to write them again.
+ */
+export type RulesCheck = 'trust' | 'look' | 'doubt' | 'rewrite';
 
 export interface Watch extends AsyncDisposable {
   /** There is something to look after from now on. */
@@ -52,7 +55,7 @@ export function createWatch({ nft, tableName, isNeeded, check, log }: WatchOptio
   };
 
   const listen = (): void => {
-    // What happens before it listens is found by the first look.
+    // What happens before it listens is found by the first tick.
     lastRulesAt = Number.NEGATIVE_INFINITY;
     const since = performance.now();
     const listening = nft.watch((lines) => {
@@ -88,7 +91,7 @@ export function createWatch({ nft, tableName, isNeeded, check, log }: WatchOptio
 
   const tick = (): void => {
     const isDue = word === undefined || performance.now() - lastRulesAt > LOOK_ALWAYS_MS;
-    if (isNeeded()) run(isDue ? 'look' : 'trust');
+    if (isNeeded()) run(isDue ? 'doubt' : 'trust');
     else end().catch((error) => log.warn('the firewall is still listened to', { error: messageOf(error) }));
   };
 
