@@ -323,7 +323,7 @@ it('CVE-2025-54410: networks are kept apart again after all rules were flushed',
     await eventually(async () => `${damage}: ${(await rules()).includes(sign)}`, `${damage}: true`);
     expect(await place.getFrom('far', await addressOf('web', 'one'), 80)).toBeUndefined();
   }
-}, 60_000);
+}, 120_000);
 
 describe('the host', () => {
   it.each(['DOCKER-USER', 'FORWARD'])(
