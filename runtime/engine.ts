@@ -82,7 +82,7 @@ export type {
   Removal,
 } from './images/images.ts';
 export type { PullEvent, PullLayerStatus, PushEvent, PushLayerStatus } from './images/progress.ts';
-export { type AddressUsage, addressUsage } from './networks/address-usage.ts';
+export { addressUsage } from './networks/address-usage.ts';
 export type {
   AddressRange,
   Endpoint,

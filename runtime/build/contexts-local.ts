@@ -168,7 +168,8 @@ export async function createContexts(ports: ContextPorts): Promise<LocalContexts
 
   async function receiveSmall(bytes: Buffer, { signal }: Cancelable): Promise<BuildContext> {
     const digest = digestOf(bytes);
-    const id = hexOf(digestOf(`sent ${digest}`));
+    // No name of a client has such an id: nobody can put other files there.
+    const id = `sent-${hexOf(digest)}`;
     let chain = kept.get(id)?.chain ?? [];
     // On failure: the lease ends, then what was made goes.
     await using failing = new AsyncDisposableStack();

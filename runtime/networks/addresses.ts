@@ -101,12 +101,11 @@ export function hostAddresses({ family, prefix }: Subnet): bigint {
   return 1n << BigInt(BITS[family] - prefix);
 }
 
-/** The network's own address and IPv4's broadcast are nobody's, but in a subnet of one or two IPv4 addresses (RFC 3021). */
+/** The network's own address and IPv4's broadcast are nobody's, but in a subnet of one or two addresses (RFC 3021, RFC 6164). */
 export function reservedAddresses(subnet: Subnet): readonly Address[] {
-  const { family, base } = subnet;
-  if (family === 6) return [{ family, value: base }];
   if (hostAddresses(subnet) <= 2n) return [];
-  return [base, lastOf(subnet)].map((value) => ({ family, value }));
+  const { family, base } = subnet;
+  return [base, ...(family === 4 ? [lastOf(subnet)] : [])].map((value) => ({ family, value }));
 }
 
 /** The address after the subnet's own: Docker's gateway. */
@@ -122,21 +121,21 @@ export interface FreeAddressRequest {
   readonly after?: string | undefined;
 }
 
-/** undefined = every address is taken. The network's own address and IPv4's broadcast are nobody's. */
+/** undefined = every address is taken. */
 export function freeAddress(
   subnet: Subnet,
   { range = subnet, isTaken, after }: FreeAddressRequest,
 ): Address | undefined {
   const { family } = subnet;
-  const isWide = BITS[family] - subnet.prefix > 1;
+  const reserved = new Set(reservedAddresses(subnet).map(({ value }) => value));
   const max = (a: bigint, b: bigint) => (a > b ? a : b);
   const min = (a: bigint, b: bigint) => (a < b ? a : b);
-  const first = max(range.base, subnet.base + (isWide ? 1n : 0n));
-  const last = min(lastOf(range), lastOf(subnet) - (isWide && family === 4 ? 1n : 0n));
+  const first = max(range.base, subnet.base);
+  const last = min(lastOf(range), lastOf(subnet));
   const start = after === undefined ? first : max(first, parseAddress(after).value + 1n);
   const search = (from: bigint, to: bigint): Address | undefined => {
     for (let value = from; value <= to; value += 1n)
-      if (!isTaken(formatAddress({ family, value }))) return { family, value };
+      if (!reserved.has(value) && !isTaken(formatAddress({ family, value }))) return { family, value };
     return undefined;
   };
   return search(start, last) ?? search(first, start - 1n);

@@ -117,10 +117,9 @@ export function createHostSide(topology: Topology, options: HostSideOptions): Ho
     const state = written;
     const before = listed;
     if (state?.networks.length === 0) return 'kept';
-    const found = await listRules();
-    if (state !== written) return 'kept';
     if (state === undefined || before === undefined) return 'unknown';
-    return found === before ? 'kept' : 'lost';
+    const found = await listRules();
+    return state !== written || found === before ? 'kept' : 'lost';
   };
 
   const writeAgain = async (): Promise<void> => {

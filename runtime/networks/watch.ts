@@ -34,8 +34,8 @@ const LINKS_MS = 5000;
 const LOOK_ALWAYS_MS = 60_000;
 /** Who changes many rules one by one is followed at this pace. */
 const RULES_MS = 500;
-/** What has listened for less is not asked again. */
-const LISTENED_MS = 1000;
+/** What has listened for less is not asked again: it would end again and again. */
+const LISTENED_MS = 10_000;
 
 export function createWatch({ nft, tableName, isNeeded, check, log }: WatchOptions): Watch {
   let timer: NodeJS.Timeout | undefined;

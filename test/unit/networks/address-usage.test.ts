@@ -24,6 +24,7 @@ it.each<readonly [what: string, details: NetworkDetails, inUse: number, availabl
   ],
   ['addresses that are named', network([{ subnet: '10.0.0.0/24', auxiliary: { a: '10.0.0.5' } }]), 3, 253n],
   ['two hosts', network([{ subnet: '10.0.0.0/31', gateway: '10.0.0.0' }], '10.0.0.1'), 2, 0n],
+  ['two hosts of IPv6', network([{ subnet: 'fd00::/127', gateway: 'fd00::' }], 'fd00::1'), 2, 0n],
   ['IPv6', network([{ subnet: 'fd00::/64', gateway: 'fd00::1' }], 'fd00:0::2'), 3, 2n ** 64n - 3n],
 ])('counts what is given out and what is left: %s', (_what, details, inUse, available) => {
   expect(addressUsage(details)).toEqual([{ subnet: details.record.ranges[0]?.subnet, inUse, available }]);
