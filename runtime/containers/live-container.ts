@@ -34,7 +34,8 @@ import { withoutLink } from './links.ts';
 import { joinedContainers } from './namespaces.ts';
 import type { ContainerPorts, EtcPaths } from './ports.ts';
 import type { ExecRequest } from './request.ts';
-import { restartDelayMs, wantsRestart, wantsStartAtBoot } from './restart.ts';
+import { wantsRestart, wantsStartAtBoot } from './restart.ts';
+import { RestartTimer } from './restart-timer.ts';
 import { startFailure } from './start-failure.ts';
 import type { Adopted, Exit, Supervised } from './supervisor.ts';
 import { Turns } from './turns.ts';
@@ -72,8 +73,7 @@ export class LiveContainer {
   readonly #waiters = new Waiters(() => this.#waitResult());
   /** Of its verbs: a container that went away while somebody waited is not found. */
   readonly #turns = new Turns(() => new AppError('not-found', `No such container: ${this.name}`));
-  #restartTimer: NodeJS.Timeout | undefined;
-  #restartDelayMs = 0;
+  readonly #restartTimer = new RestartTimer();
   #isClosed = false;
 
   constructor(record: ContainerRecord, ports: LivePorts) {
@@ -151,9 +151,7 @@ export class LiveContainer {
       if (status === 'removing' || status === 'dead')
         throw new AppError('conflict', 'container is marked for removal and cannot be started');
       this.#cancelRestart();
-      this.#kept.patch({ stoppedByUser: false, restartCount: 0 });
-      this.#restartDelayMs = 0;
-      await this.#launch(options);
+      await this.#launchAnew(options);
       return true;
     });
   }
@@ -165,8 +163,7 @@ export class LiveContainer {
   async restart(options: StopOptions = {}): Promise<void> {
     await this.#turns.take(async () => {
       await this.#stop(options);
-      this.#kept.patch({ stoppedByUser: false, restartCount: 0 });
-      await this.#launch({});
+      await this.#launchAnew({});
     });
     this.publish('restart');
   }
@@ -268,7 +265,7 @@ export class LiveContainer {
   async remove(options: RemoveOptions = {}): Promise<void> {
     const isForced = options.force === true;
     if (isForced) {
-      clearTimeout(this.#restartTimer);
+      this.#restartTimer.cancel();
       this.#kept.patch({ stoppedByUser: true });
     }
     // A start that had its turn before may have made it run again.
@@ -404,7 +401,7 @@ export class LiveContainer {
   /** Stops watching, and starts nothing any more; what has begun, putting away above all, is waited for. */
   async close(): Promise<void> {
     this.#isClosed = true;
-    clearTimeout(this.#restartTimer);
+    this.#restartTimer.cancel();
     this.#output.close();
     await this.settled();
   }
@@ -430,6 +427,13 @@ export class LiveContainer {
     const { obstacle } = this.#ports;
     if (obstacle !== undefined)
       throw new AppError('unsupported', `cannot ${action} container ${JSON.stringify(this.name)}: ${obstacle}`);
+  }
+
+  /** By somebody's wish: what its policy has counted is forgotten. */
+  #launchAnew(options: StartOptions): Promise<void> {
+    this.#kept.patch({ stoppedByUser: false, restartCount: 0 });
+    this.#restartTimer.reset();
+    return this.#launch(options);
   }
 
   async #launch(options: StartOptions): Promise<void> {
@@ -487,8 +491,7 @@ export class LiveContainer {
   #scheduleRestart(ranMs: number): void {
     // The next engine restarts it.
     if (this.#isClosed) return;
-    this.#restartDelayMs = restartDelayMs(this.#restartDelayMs, ranMs);
-    this.#restartTimer = setTimeout(() => {
+    this.#restartTimer.schedule(ranMs, () => {
       void this.#turns
         .takeAlways(async () => {
           if (this.record.state.status !== 'restarting') return;
@@ -500,11 +503,11 @@ export class LiveContainer {
         .catch((error) => {
           this.#ports.log.warn('a container could not be restarted', { containerId: this.id, error });
         });
-    }, this.#restartDelayMs);
+    });
   }
 
   #cancelRestart(): void {
-    clearTimeout(this.#restartTimer);
+    this.#restartTimer.cancel();
     if (this.record.state.status !== 'restarting') return;
     void this.#kept.apply({ type: 'restart-cancelled' });
     this.#runs.closeNetwork();

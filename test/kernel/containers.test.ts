@@ -377,6 +377,21 @@ it('restarts by policy until it is stopped', () =>
     await containers.remove('c2');
   }));
 
+it('restarts soon again when somebody has restarted it', () =>
+  withPlace(async ({ engine }) => {
+    const { containers } = await engine();
+    await create(containers, sh('exit 1'), { HostConfig: { RestartPolicy: { Name: 'always' } } }, 'c1');
+    await containers.start('c1');
+    const restarts = async () => (await containers.inspect('c1')).record.restartCount;
+    // The delays before these were 100, 200, 400 and 800 ms; without somebody the next one is 1,600.
+    await vi.waitFor(async () => expect(await restarts()).toBe(4), 20_000);
+    await containers.restart('c1');
+    const startedAt = performance.now();
+    await vi.waitFor(async () => expect(await restarts()).toBe(1), 20_000);
+    expect(performance.now() - startedAt).toBeLessThan(1600);
+    await containers.remove('c1', { force: true });
+  }));
+
 it('execs: output, exit codes, stdin, terminals', () =>
   withPlace(async ({ engine, busybox }) => {
     const { containers } = await engine();
