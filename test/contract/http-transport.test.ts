@@ -11,7 +11,7 @@ it('waits no longer for an answer that has come before the end of what was sent'
   const server = createServer((request, response) => {
     request.once('data', async () => {
       response.write('it ');
-      await delay(400);
+      await delay(1500);
       response.end('is here');
     });
   });
@@ -30,7 +30,7 @@ it('waits no longer for an answer that has come before the end of what was sent'
       url: new URL(`http://127.0.0.1:${port}/`),
       headers: { 'content-length': '5' },
       body: Readable.from(sent(), { objectMode: false }),
-      timeoutMs: 100,
+      timeoutMs: 500,
     });
     expect((await collect(response.body, 100, { what: 'answer' })).toString()).toBe('it is here');
   } finally {

@@ -166,8 +166,8 @@ it('on a terminal, what ran is one line each, and Ctrl-C ends what runs', async 
   expect(await runs('sleep 73119')).toBe(true);
   terminal.type('\x03');
   expect(await terminal.ended()).toBe(130);
-  await expect.poll(() => runs('sleep 73119'), { timeout: 10_000 }).toBe(false);
-  await expect.poll(() => place.dockerOk(['ps', '-aq']), { timeout: 10_000 }).toBe('');
+  await expect.poll(() => runs('sleep 73119'), { timeout: 20_000 }).toBe(false);
+  await expect.poll(() => place.dockerOk(['ps', '-aq']), { timeout: 20_000 }).toBe('');
 });
 
 it('system prune takes the build cache along', async () => {

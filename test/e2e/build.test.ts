@@ -283,7 +283,7 @@ describe('berth build', () => {
     request.on('error', () => undefined);
     const usage = async () => (await docker.df()) as { BuildCache: readonly { InUse: boolean }[] };
     await expect
-      .poll(async () => (await usage()).BuildCache.some(({ InUse }) => InUse), { timeout: 10_000 })
+      .poll(async () => (await usage()).BuildCache.some(({ InUse }) => InUse), { timeout: 20_000 })
       .toBe(false);
   });
 });

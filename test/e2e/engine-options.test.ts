@@ -141,7 +141,7 @@ describe('--log-driver', () => {
       await expect
         .poll(() => got.udp)
         .toMatch(/^<30>.* by-udp\[\d+\]: one\n<27>.* by-udp\[\d+\]: two\n$|^<27>.*two\n<30>.*one\n$/);
-      await expect.poll(() => got.tcp, { timeout: 5000 }).toMatch(/ - unended\n$/);
+      await expect.poll(() => got.tcp, { timeout: 20_000 }).toMatch(/ - unended\n$/);
       const numbers = got.tcp.split('\n').map((line) => / - (.*)$/.exec(line)?.[1]);
       expect(numbers.slice(0, 2000)).toEqual(Array.from({ length: 2000 }, (_, index) => String(index + 1)));
       expect(got.tcp).toMatch(/^<134>1 \d{4}-/);

@@ -53,7 +53,7 @@ async function closed(engines: Partial<Record<Name, (...args: readonly string[])
 
 /** Within seconds: whoever came first may have to learn of the other's rules. */
 async function allOpen(what: string, engines: Parameters<typeof closed>[0]): Promise<void> {
-  const deadline = Date.now() + 15_000;
+  const deadline = Date.now() + 30_000;
   for (;;) {
     const left = await closed(engines);
     if (left.length === 0) return;

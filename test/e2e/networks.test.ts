@@ -45,7 +45,7 @@ const lookup = async (container: string, name: string, server = '') => {
   return [...stdout.matchAll(/^Address: (\S+)$/gm)].map(([, address]) => address);
 };
 async function eventually<T>(ask: () => Promise<T>, wanted: T): Promise<void> {
-  const deadline = Date.now() + 15_000;
+  const deadline = Date.now() + 30_000;
   for (;;) {
     const got = await ask();
     if (got === wanted) return;

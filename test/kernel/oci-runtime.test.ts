@@ -12,7 +12,7 @@ import { sealProgram } from '../../runtime/kernel/sealed-program.ts';
 import { type TestHost, testHost } from './leaks.ts';
 
 const run = promisify(execFile);
-const DEADLINE_MS = 5000;
+const DEADLINE_MS = 20_000;
 
 /** A bundle of busybox that runs args. */
 async function bundle(host: TestHost, args: readonly string[]): Promise<{ path: string; id: string }> {
