@@ -24,7 +24,7 @@ const run = promisify(execFile);
 const file = (name: string, content = name, more: Partial<TarEntry> = {}): TarEntry => ({ name, content, ...more });
 const tar = (...entries: readonly TarEntry[]) => Readable.from([tarOf(entries)]);
 
-describe('contexts', { timeout: 30_000 }, () => {
+describe('contexts', () => {
   let rig: BuildRig;
   let contexts: LocalContexts;
   beforeAll(async () => {

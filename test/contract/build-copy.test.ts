@@ -16,7 +16,7 @@ const file = (name: string, content = name, more: Partial<TarEntry> = {}): TarEn
 const directory = (name: string, mode = 0o755): TarEntry => ({ name: `${name}/`, type: 'directory', mode });
 const symlink = (name: string, linkname: string): TarEntry => ({ name, type: 'symlink', linkname });
 
-describe('COPY', { timeout: 30_000 }, () => {
+describe('COPY', () => {
   let rig: BuildRig;
   let tree: FileTree;
   let below: FileTree;

@@ -175,7 +175,7 @@ export function layerStoreContract(name: string, make: () => Promise<LayerStoreF
         });
       });
 
-      it('leaves nothing of one that fails', { timeout: 30_000 }, async () => {
+      it('leaves nothing of one that fails', async () => {
         const { blob } = buildLayer([file('m/fails', 'x'.repeat(100_000))], 'none');
         const cut = pieces(blob.subarray(0, 50_000));
         await expect(store.make(cut, [])).rejects.toMatchObject({ kind: 'integrity' });
