@@ -1,8 +1,8 @@
 /** What `builder prune` and `builder du` do. */
 import { formatBytes, formatSpan } from '../../shared/units.ts';
 import { filterQuery } from './filters.ts';
-import { confirm } from './image-commands.ts';
 import { formatRows, print } from './output.ts';
+import { confirm } from './question.ts';
 import type { Session } from './session.ts';
 import { list, number, object, strings, text } from './values.ts';
 

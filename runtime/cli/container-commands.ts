@@ -6,9 +6,9 @@ import { formatBinaryBytes, formatBytes, parseBytes } from '../../shared/units.t
 import { jsonLines } from './client.ts';
 import { containerRows } from './container-rows.ts';
 import { filterQuery } from './filters.ts';
-import { confirm } from './image-commands.ts';
 import { moment } from './moment.ts';
 import { formatObjects, formatRows, print, say } from './output.ts';
+import { confirm } from './question.ts';
 import { forEachName, type Session } from './session.ts';
 import { copyOutput } from './streams.ts';
 import { alignColumns } from './table.ts';

@@ -10,6 +10,7 @@ import { imageRows } from './image-rows.ts';
 import { imageTree, type TreeImage } from './image-tree.ts';
 import { formatRows, print, say } from './output.ts';
 import { showProgress } from './progress.ts';
+import { confirm } from './question.ts';
 import { forEachName, type Session } from './session.ts';
 import { openInput } from './streams.ts';
 import { type Json, list, number, object, strings, text } from './values.ts';
@@ -263,20 +264,6 @@ export interface PruneFlags {
   readonly all?: boolean;
   readonly filter?: readonly string[];
   readonly force?: boolean;
-}
-
-/** Asks on a terminal; refuses to guess elsewhere. */
-export async function confirm(question: string, force: boolean | undefined): Promise<boolean> {
-  if (force === true) return true;
-  if (!process.stdin.isTTY)
-    throw new AppError('invalid', 'cannot ask for confirmation: stdin is not a terminal; use --force');
-  const { createInterface } = await import('node:readline/promises');
-  const reader = createInterface({ input: process.stdin, output: process.stderr });
-  try {
-    return /^y(es)?$/i.test((await reader.question(`${question} [y/N] `)).trim());
-  } finally {
-    reader.close();
-  }
 }
 
 export async function pruneImages(session: Session, flags: PruneFlags): Promise<void> {

@@ -2,8 +2,8 @@
 import { AppError } from '../../shared/errors.ts';
 import { inspect } from './container-commands.ts';
 import { filterQuery } from './filters.ts';
-import { confirm } from './image-commands.ts';
 import { formatRows, print } from './output.ts';
+import { confirm } from './question.ts';
 import { forEachName, type Session } from './session.ts';
 import { list, object, strings, text } from './values.ts';
 

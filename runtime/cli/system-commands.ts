@@ -1,13 +1,12 @@
 /** What `version`, `info`, `events`, `system df`, `system prune`, `login` and `logout` do. */
-import { createInterface } from 'node:readline/promises';
 import { AppError } from '../../shared/errors.ts';
 import { formatBytes } from '../../shared/units.ts';
 import { jsonLines } from './client.ts';
 import { filterQuery } from './filters.ts';
-import { confirm } from './image-commands.ts';
 import { imageRows } from './image-rows.ts';
 import { moment } from './moment.ts';
 import { formatObjects, formatRows, print, say } from './output.ts';
+import { ask, confirm } from './question.ts';
 import type { Session } from './session.ts';
 import { type Json, list, number, object, strings, text } from './values.ts';
 import { CLIENT_VERSION } from './version.ts';
@@ -271,20 +270,6 @@ async function readStdin(): Promise<string> {
   return Buffer.concat(chunks)
     .toString('utf8')
     .replace(/\r?\n$/, '');
-}
-
-/** Asks on the terminal; a hidden answer is not echoed. */
-async function ask(question: string, { hidden }: { readonly hidden: boolean }): Promise<string> {
-  if (!process.stdin.isTTY)
-    throw new AppError('invalid', 'cannot ask for a password: stdin is not a terminal; use --password-stdin');
-  const reader = createInterface({ input: process.stdin, output: hidden ? undefined : process.stderr, terminal: true });
-  try {
-    if (hidden) process.stderr.write(question);
-    return await reader.question(hidden ? '' : question);
-  } finally {
-    if (hidden) process.stderr.write('\n');
-    reader.close();
-  }
 }
 
 export async function login(session: Session, server: string | undefined, flags: LoginFlags): Promise<void> {
