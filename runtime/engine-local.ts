@@ -7,6 +7,7 @@ import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createFsBlobStore } from '../shared/blob-store-fs.ts';
 import { type Database, openDatabase } from '../shared/database.ts';
+import { diskBytesOf } from '../shared/disk-bytes.ts';
 import { hasCode } from '../shared/errors.ts';
 import type { Log } from '../shared/log.ts';
 import type { ProxySettings } from '../shared/proxies.ts';
@@ -455,13 +456,11 @@ function lateUsers(users: () => Omit<ImageUsers, 'cached'>, cached: () => Cached
   };
 }
 
-const BLOCK_BYTES = 512;
-
 async function databaseBytes({ path }: Database<Tables>): Promise<number> {
   let bytes = 0;
   for (const suffix of ['', '-wal', '-shm']) {
     try {
-      bytes += (await stat(`${path}${suffix}`)).blocks * BLOCK_BYTES;
+      bytes += diskBytesOf(await stat(`${path}${suffix}`));
     } catch (error) {
       if (!hasCode(error, 'ENOENT')) throw error;
     }

@@ -35,6 +35,7 @@ import {
   hexOf,
   isDigest,
 } from './digest.ts';
+import { diskBytesOf } from './disk-bytes.ts';
 import { AppError, hasCode, messageOf } from './errors.ts';
 import type { Expected } from './streams.ts';
 
@@ -50,8 +51,6 @@ export interface FsBlobStore extends BlobStore {
   ingestPathOf(id: string): string;
 }
 
-/** What stat(2) counts blocks in. */
-const BLOCK_BYTES = 512;
 const READ_CHUNK_BYTES = 1 << 20;
 /** Gathered before a write: a system call per network packet would cost more than the copying of its bytes. */
 const WRITE_CHUNK_BYTES = 512 << 10;
@@ -469,7 +468,7 @@ function infoOf(digest: Digest, stats: Stats): BlobInfo {
 }
 
 function ingestInfoOf(id: string, stats: Stats): IngestInfo {
-  return { id, offset: stats.size, diskBytes: stats.blocks * BLOCK_BYTES, modifiedAt: stats.mtime };
+  return { id, offset: stats.size, diskBytes: diskBytesOf(stats), modifiedAt: stats.mtime };
 }
 
 /** Tells whether a file is as it was left: any write changes size or time, a new file the inode. */

@@ -14,6 +14,7 @@ import { type FSWatcher, watch } from 'node:fs';
 import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { diskBytesOf } from '../../shared/disk-bytes.ts';
 import { AppError, hasCode } from '../../shared/errors.ts';
 import type { Cancelable } from '../../shared/streams.ts';
 import type { OutputChunk } from './containers.ts';
@@ -312,7 +313,7 @@ class SegmentedLog implements ContainerLog {
   async diskBytes(): Promise<number> {
     const paths = [...this.#segments.map((number) => join(this.#directory, String(number))), this.path];
     const infos = await Promise.all(paths.map((path) => stat(path).catch(absent)));
-    return infos.reduce((sum, info) => sum + (info?.blocks ?? 0) * 512, 0);
+    return infos.reduce((sum, info) => sum + (info === undefined ? 0 : diskBytesOf(info)), 0);
   }
 
   /** The segment that output goes to now; `current` may not exist yet. */

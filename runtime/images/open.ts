@@ -3,6 +3,7 @@ import { stat, statfs } from 'node:fs/promises';
 import type { FsBlobStore } from '../../shared/blob-store-fs.ts';
 import type { Database } from '../../shared/database.ts';
 import { chainIdOf, type Digest, digestOf } from '../../shared/digest.ts';
+import { diskBytesOf } from '../../shared/disk-bytes.ts';
 import { AppError } from '../../shared/errors.ts';
 import type { Log } from '../../shared/log.ts';
 import { familiarName, parseReference } from '../../shared/reference.ts';
@@ -51,7 +52,6 @@ export interface ImagesOptions extends Pick<ImagePorts, 'connect' | 'now' | 'ran
 }
 
 const PARALLEL_TRANSFERS = 6;
-const BLOCK_BYTES = 512;
 
 export function openImages(options: ImagesOptions): Images {
   const { blobs, layers, users, events, log, now, randomId, connect } = options;
@@ -61,8 +61,8 @@ export function openImages(options: ImagesOptions): Images {
   const erasures = createErasures();
   const uploads = createSlots(parallel);
   const measureBlob = async (digest: Digest): Promise<StoredBlob> => {
-    const { size: sizeBytes, blocks } = await stat(blobs.pathOf(digest));
-    return { digest, sizeBytes, diskBytes: blocks * BLOCK_BYTES, committedMs: now().getTime() };
+    const stats = await stat(blobs.pathOf(digest));
+    return { digest, sizeBytes: stats.size, diskBytes: diskBytesOf(stats), committedMs: now().getTime() };
   };
   const transfers = createTransfers({
     blobs,

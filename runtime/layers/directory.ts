@@ -7,6 +7,7 @@
  */
 import { stat } from 'node:fs/promises';
 import { setImmediate } from 'node:timers/promises';
+import { diskBytesOf } from '../../shared/disk-bytes.ts';
 import { AppError, isKind } from '../../shared/errors.ts';
 import type { Cancelable } from '../../shared/streams.ts';
 import { TAR_END, tarHeader, tarPadding } from '../../shared/tar-writer.ts';
@@ -32,14 +33,14 @@ const PARTS_MAX = 50_000;
  */
 export async function unpackImage(image: string, directory: string, { signal }: Cancelable = {}): Promise<void> {
   using opened = openErofs(image);
-  const { blocks, size } = await stat(image);
+  const stats = await stat(image);
   const extract = ['--extract', '--file=-', `--blocking-factor=${RECORD_BLOCKS}`, `--directory=${directory}`];
   const exactly = ['--numeric-owner', '--same-owner', '--same-permissions', '--xattrs', '--xattrs-include=*'];
   try {
     await feedCommand(
       'tar',
       [...extract, ...exactly],
-      archiveOf(opened, { hasHoles: blocks * 512 + HOLE_BYTES <= size }),
+      archiveOf(opened, { hasHoles: diskBytesOf(stats) + HOLE_BYTES <= stats.size }),
       { signal },
     );
   } catch (error) {

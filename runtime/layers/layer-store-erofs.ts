@@ -12,6 +12,7 @@ import type { Generated, Insertable, Selectable } from 'kysely';
 import { renameDurably } from '../../shared/atomic-file.ts';
 import type { Database, Migration } from '../../shared/database.ts';
 import { chainIdOf, type Digest, hexOf, parseDigest } from '../../shared/digest.ts';
+import { diskBytesOf } from '../../shared/disk-bytes.ts';
 import { AppError, hasCode, isKind } from '../../shared/errors.ts';
 import type { Log } from '../../shared/log.ts';
 import type { Cancelable } from '../../shared/streams.ts';
@@ -407,9 +408,9 @@ export function createLayerStore(options: LayerStoreOptions): LayerStore & Async
       );
       let freed = 0;
       const removeFile = async (path: string) => {
-        const { blocks } = await stat(path);
+        const bytes = diskBytesOf(await stat(path));
         await rm(path, { recursive: true });
-        freed += blocks * 512;
+        freed += bytes;
         log.info('removed an unfinished layer', { path });
       };
       for (const path of await pathsIn(ingestDirectory)) await removeFile(path);

@@ -13,6 +13,7 @@ import { setImmediate } from 'node:timers/promises';
 import { type MessagePort, parentPort } from 'node:worker_threads';
 import { createGunzip, createZstdDecompress } from 'node:zlib';
 import { algorithmOf, type Digest, digestFromHex } from '../../shared/digest.ts';
+import { diskBytesOf } from '../../shared/disk-bytes.ts';
 import { AppError, type ErrorKind, hasCode, messageOf } from '../../shared/errors.ts';
 import type { Compression } from '../../shared/media-types.ts';
 import { openErofs } from './erofs-reader.ts';
@@ -160,7 +161,7 @@ async function unpack(job: Job, { openOutput, onProgress, onStreamed }: UnpackHo
     await output.settled();
     await background.idle();
     await synced(fd);
-    return { ...built, diffId, diskBytes: fstatSync(fd).blocks * 512 };
+    return { ...built, diffId, diskBytes: diskBytesOf(fstatSync(fd)) };
   } finally {
     await background.idle();
     closeSync(fd);

@@ -7,6 +7,7 @@
  */
 import { access, chmod, chown, constants, lstat, mkdir, readlink, rm, stat, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
+import { diskBytesOf } from '../../shared/disk-bytes.ts';
 import { AppError, hasCode } from '../../shared/errors.ts';
 import type { Mounts } from '../kernel/mount.ts';
 import { createLayerMounts, EMPTY_LAYER_NAME, type LayerMounts, namesIn, shortName } from './layer-mounts.ts';
@@ -307,9 +308,9 @@ async function diskBytesBelow(path: string, seen: Set<number>): Promise<number> 
   if (!entry.isDirectory()) {
     if (entry.nlink > 1 && seen.has(entry.ino)) return 0;
     seen.add(entry.ino);
-    return entry.blocks * 512;
+    return diskBytesOf(entry);
   }
-  let total = entry.blocks * 512;
+  let total = diskBytesOf(entry);
   for (const name of await namesIn(path)) total += await diskBytesBelow(join(path, name), seen);
   return total;
 }
