@@ -246,7 +246,7 @@ it('removes itself with --rm, and tells those who wait for that', () =>
     await create(containers, ['true'], {}, 'c1');
     await containers.remove('c1');
     // The answer does not wait for what is put away after it.
-    await vi.waitFor(() => expect(access(join(host.root, 'containers', id))).rejects.toThrow());
+    await vi.waitFor(() => expect(access(join(host.root, 'containers', id))).rejects.toThrow(), 20_000);
   }));
 
 it('passes stdin of docker run -i, with its end', () =>
@@ -458,7 +458,7 @@ it('lets a command run to its end whose reader has gone', () =>
     await attachment?.[Symbol.asyncDispose]();
     await vi.waitFor(
       async () => expect(await containers.inspectExec(execId)).toMatchObject({ running: false, exitCode: 5 }),
-      5000,
+      20_000,
     );
     await containers.remove('c1', { force: true });
   }));
@@ -485,11 +485,11 @@ it('checks health, and tells when it changes', () =>
     await containers.start('c1');
     const status = async () => (await containers.inspect('c1')).health?.status;
     expect(await status()).toBe('starting');
-    await vi.waitFor(async () => expect(await status()).toBe('healthy'), 5000);
+    await vi.waitFor(async () => expect(await status()).toBe('healthy'), 20_000);
     expect((await containers.list())[0]?.statusText).toMatch(/\(healthy\)$/);
     const execId = await containers.createExec('c1', parseExecRequest({ Cmd: ['rm', '/tmp/ok'] }));
     await containers.startExec(execId, { detach: true });
-    await vi.waitFor(async () => expect(await status()).toBe('unhealthy'), 5000);
+    await vi.waitFor(async () => expect(await status()).toBe('unhealthy'), 20_000);
     const { health } = await containers.inspect('c1');
     expect(health?.log.length).toBeLessThanOrEqual(5);
     expect(health?.log.at(-1)).toMatchObject({ exitCode: 1, output: 'looked\n' });

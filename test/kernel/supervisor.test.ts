@@ -208,7 +208,7 @@ it('makes the cgroup of the monitors anew when their launcher has died and the h
     await first.container.exited;
     await first.container.delete();
     process.kill(await pidIn(run, 'perl'), 'SIGKILL');
-    await vi.waitFor(() => busybox.cgroups.remove(`${busybox.cgroupParent}/monitors`), 5000);
+    await vi.waitFor(() => busybox.cgroups.remove(`${busybox.cgroupParent}/monitors`), 20_000);
     const second = await launch(run, 'c2', { args: ['true'] });
     await second.container.start();
     expect((await second.container.exited).code).toBe(0);
