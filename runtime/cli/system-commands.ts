@@ -274,9 +274,11 @@ async function readStdin(): Promise<string> {
 
 export async function login(session: Session, server: string | undefined, flags: LoginFlags): Promise<void> {
   if (flags.password !== undefined) say('warning: --password shows in the list of processes; use --password-stdin');
-  const username = flags.username ?? (await ask('Username: ', { hidden: false }));
+  const username = flags.username ?? (await ask('Username: ', { otherwise: '--username' }));
   const password =
-    flags.passwordStdin === true ? await readStdin() : (flags.password ?? (await ask('Password: ', { hidden: true })));
+    flags.passwordStdin === true
+      ? await readStdin()
+      : (flags.password ?? (await ask('Password: ', { hidden: true, otherwise: '--password-stdin' })));
   const host = server ?? 'docker.io';
   const answer = object(
     await session.engine.call('POST', '/auth', { json: { username, password, serveraddress: host } }),

@@ -16,9 +16,8 @@ export class RestartTimer {
     clearTimeout(this.#timer);
   }
 
-  /** None is due, and the next delay is the first one again. */
+  /** The next delay is the first one again. */
   reset(): void {
-    this.cancel();
     this.#delayMs = 0;
   }
 }

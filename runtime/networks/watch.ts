@@ -34,14 +34,15 @@ const LINKS_MS = 5000;
 const LOOK_ALWAYS_MS = 60_000;
 /** Who changes many rules one by one is followed at this pace. */
 const RULES_MS = 500;
-/** What has listened for less is not asked again: it would end again and again. */
-const LISTENED_MS = 10_000;
+/** What cannot listen ends again and again: it is begun no more often than this. */
+const LISTEN_MS = 60_000;
 
 export function createWatch({ nft, tableName, isNeeded, check, log }: WatchOptions): Watch {
   let timer: NodeJS.Timeout | undefined;
   let soon: NodeJS.Timeout | undefined;
   let isDamaged = false;
   let word: ReturnType<Nft['watch']> | undefined;
+  let listenedAt = Number.NEGATIVE_INFINITY;
   let lastRulesAt = Number.NEGATIVE_INFINITY;
   let running: Promise<void> = Promise.resolve();
 
@@ -57,7 +58,7 @@ export function createWatch({ nft, tableName, isNeeded, check, log }: WatchOptio
   const listen = (): void => {
     // What happens before it listens is found by the first tick.
     lastRulesAt = Number.NEGATIVE_INFINITY;
-    const since = performance.now();
+    listenedAt = performance.now();
     const listening = nft.watch((lines) => {
       isDamaged ||= lines.some((line) => line.split(' ').includes(tableName));
       soon ??= setTimeout(
@@ -73,9 +74,7 @@ export function createWatch({ nft, tableName, isNeeded, check, log }: WatchOptio
     void listening.ended.then((why) => {
       if (word !== listening) return;
       word = undefined;
-      const isAble = performance.now() - since > LISTENED_MS;
-      log.warn(`changes of the firewall are found by looking only${isAble ? ' for a moment' : ''}`, { why });
-      if (isAble) listen();
+      log.warn('until it is listened to again, changes of the firewall are found by looking', { why });
     });
   };
 
@@ -91,8 +90,12 @@ export function createWatch({ nft, tableName, isNeeded, check, log }: WatchOptio
 
   const tick = (): void => {
     const isDue = word === undefined || performance.now() - lastRulesAt > LOOK_ALWAYS_MS;
-    if (isNeeded()) run(isDue ? 'doubt' : 'trust');
-    else end().catch((error) => log.warn('the firewall is still listened to', { error: messageOf(error) }));
+    if (!isNeeded()) {
+      end().catch((error) => log.warn('the firewall is still listened to', { error: messageOf(error) }));
+      return;
+    }
+    if (word === undefined && performance.now() - listenedAt > LISTEN_MS) listen();
+    run(isDue ? 'doubt' : 'trust');
   };
 
   return {

@@ -73,7 +73,7 @@ async function start(policy: string, args: (url: string) => readonly string[] = 
 }
 
 const eventually = async (check: () => Promise<boolean>): Promise<void> => {
-  const deadline = Date.now() + 30_000;
+  const deadline = Date.now() + 20_000;
   while (!(await check())) {
     if (Date.now() > deadline) throw new Error('it did not happen in time');
     await sleep(50);

@@ -278,13 +278,11 @@ describe('berth build', () => {
     const [response] = (await once(request, 'response')) as [Readable];
     let said = '';
     response.setEncoding('utf8').on('data', (chunk: string) => (said += chunk));
-    await expect.poll(() => said, { timeout: 20_000 }).toContain('started\\n');
+    await expect.poll(() => said).toContain('started\\n');
     request.destroy();
     request.on('error', () => undefined);
     const usage = async () => (await docker.df()) as { BuildCache: readonly { InUse: boolean }[] };
-    await expect
-      .poll(async () => (await usage()).BuildCache.some(({ InUse }) => InUse), { timeout: 20_000 })
-      .toBe(false);
+    await expect.poll(async () => (await usage()).BuildCache.some(({ InUse }) => InUse)).toBe(false);
   });
 });
 

@@ -77,7 +77,7 @@ it('leaves nothing when the engine is killed in a build, and forgets no step tha
   expect(await readdir(directory)).toContain('index.json');
 
   // What the engine tells is what the disk has, once the last build's context is gone.
-  await expect.poll(async () => (await toldBytes(place)) - (await diskBytes(place)), { timeout: 20_000 }).toBe(0);
+  await expect.poll(async () => (await toldBytes(place)) - (await diskBytes(place))).toBe(0);
 }, 120_000);
 
 /** Resolves when the engine has taken some of it. */

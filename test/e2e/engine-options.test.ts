@@ -49,7 +49,7 @@ describe('namespaces of another container', () => {
       for (const pid of [guest, owner]) process.kill(Number(pid), 'SIGKILL');
     });
     await expect
-      .poll(() => dockerOk(['ps', '--format', '{{.Names}}', '--filter', 'status=running']), { timeout: 20_000 })
+      .poll(() => dockerOk(['ps', '--format', '{{.Names}}', '--filter', 'status=running']))
       .toBe('guest\nowner');
     expect(await namespaceOf('guest', 'ipc')).toBe(await namespaceOf('owner', 'ipc'));
     await dockerOk(['rm', '-f', 'guest', 'owner']);
@@ -141,7 +141,7 @@ describe('--log-driver', () => {
       await expect
         .poll(() => got.udp)
         .toMatch(/^<30>.* by-udp\[\d+\]: one\n<27>.* by-udp\[\d+\]: two\n$|^<27>.*two\n<30>.*one\n$/);
-      await expect.poll(() => got.tcp, { timeout: 20_000 }).toMatch(/ - unended\n$/);
+      await expect.poll(() => got.tcp).toMatch(/ - unended\n$/);
       const numbers = got.tcp.split('\n').map((line) => / - (.*)$/.exec(line)?.[1]);
       expect(numbers.slice(0, 2000)).toEqual(Array.from({ length: 2000 }, (_, index) => String(index + 1)));
       expect(got.tcp).toMatch(/^<134>1 \d{4}-/);
@@ -177,7 +177,7 @@ describe('--log-driver', () => {
       await once(server, 'listening');
     });
     try {
-      await expect.poll(() => got.split('\n').length - 1, { timeout: 20_000 }).toBe(50);
+      await expect.poll(() => got.split('\n').length - 1).toBe(50);
     } finally {
       for (const socket of sockets) socket.destroy();
       server.close();

@@ -1,14 +1,12 @@
 /** `berth manifest` against our registry, without any engine; what it pushes is read by skopeo. */
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { digestOf } from '../../shared/digest.ts';
 import { MEDIA_TYPES } from '../../shared/media-types.ts';
 import { buildImage, buildLayer, type Image, writeLayout } from '../fixtures/images.ts';
-import { type RegistryProgram, run, startRegistry, succeed } from '../fixtures/programs.ts';
+import { CLI, type RegistryProgram, run, startRegistry, succeed } from '../fixtures/programs.ts';
 import { type TestHost, testHost } from '../kernel/leaks.ts';
 
-const CLI = fileURLToPath(new URL('../../runtime/cli/main.ts', import.meta.url));
 const undo = new AsyncDisposableStack();
 let host: TestHost;
 let registry: RegistryProgram;

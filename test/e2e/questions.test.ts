@@ -1,10 +1,8 @@
 /** What the command line client asks on a terminal, and where there is none. */
-import { join } from 'node:path';
 import { expect, it } from 'vitest';
+import { CLI } from '../fixtures/programs.ts';
 import { openRig, type Rig } from './rig.ts';
 import { openTerminal } from './terminal.ts';
-
-const CLI = join(import.meta.dirname, '../../runtime/cli/main.ts');
 
 function ask({ host, engine }: Rig, command: string) {
   return openTerminal(`${process.execPath} ${CLI} ${command}`, { ...host.env, BERTH_HOST: engine.url });

@@ -80,8 +80,7 @@ it('finds in the background what rots and what is too old; a push heals', async 
   await eventually('the blob goes', async () => (await status()) === 404);
   expect(await status('GET')).toBe(404);
   // The index knows before the log is written, and the log before this process reads it.
-  const isTold = async () => program.output().includes('blob quarantined: push it again');
-  await eventually('the log tells of it', isTold);
+  await expect.poll(() => program.output()).toContain('blob quarantined: push it again');
   const metrics = (await ask(url, 'GET', '/metrics')).body.toString();
   expect(metrics).toContain('berth_registry_quarantined_total 1');
   expect(metrics).toMatch(/berth_registry_retention_removed_total\{kind="tags"\} 1/);

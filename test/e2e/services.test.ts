@@ -92,7 +92,7 @@ volumes: { site: {} }
     expect(published).toMatch(/^127\.0\.0\.1:\d+$/m);
     const port = Number(published.trim().split(':').at(-1));
     expect(await get('127.0.0.1', port)).toContain('It works!');
-    await expect.poll(() => compose('logs', '--no-color', 'writer'), { timeout: 20_000 }).toContain('written');
+    await expect.poll(() => compose('logs', '--no-color', 'writer')).toContain('written');
     expect(await compose('exec', '-T', 'web', 'nslookup', 'author')).toMatch(/Address: 10\./);
     // What has not changed stays as it is.
     const before = await ok('ps', '-q', '--no-trunc');

@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { expect, it } from 'vitest';
 import { busyboxImage, debianImage } from '../fixtures/images.ts';
-import { run, succeed } from '../fixtures/programs.ts';
+import { CLI, run, succeed } from '../fixtures/programs.ts';
 import { openRig } from './rig.ts';
 
 it('runs an image of real Debian files, pushed by skopeo', async () => {
@@ -48,8 +48,7 @@ it('runs a shell under a real terminal', async () => {
       await delay(50);
     }
   };
-  const cli = join(import.meta.dirname, '../../runtime/cli/main.ts');
-  const command = `${process.execPath} ${cli} run -it --rm --name shell ${busybox} sh; echo "ended with $?"; exec sh`;
+  const command = `${process.execPath} ${CLI} run -it --rm --name shell ${busybox} sh; echo "ended with $?"; exec sh`;
   await tmux('new-session', '-d', '-x', '101', '-y', '31', command);
   try {
     await shown(/\/ #/);

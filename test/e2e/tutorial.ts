@@ -1,13 +1,10 @@
 /** The two clients of the tutorial tests, the real docker CLI and ours: one table of commands holds for both. */
-import { fileURLToPath } from 'node:url';
-import { berth, type Outcome } from '../fixtures/programs.ts';
+import { berth, CLI, type Outcome } from '../fixtures/programs.ts';
 import type { EnginePlace } from './engine-place.ts';
 import { openTerminal, type Terminal } from './terminal.ts';
 
 export const CLIENTS = ['docker', 'berth'] as const;
 export type ClientName = (typeof CLIENTS)[number];
-
-const OUR_CLI = fileURLToPath(new URL('../../runtime/cli/main.ts', import.meta.url));
 
 export interface Client {
   run(args: readonly string[], input?: string): Promise<Outcome>;
@@ -33,7 +30,7 @@ export function tutorialClient(name: ClientName, place: () => EnginePlace): Clie
     field: (container, template) => ok(['inspect', '--format', template, container]),
     terminal(args) {
       const { engine, host } = place();
-      const program = name === 'docker' ? ['docker', '-H', engine.url] : [process.execPath, OUR_CLI];
+      const program = name === 'docker' ? ['docker', '-H', engine.url] : [process.execPath, CLI];
       const command = [...program, ...args].map((word) => `'${word.replaceAll("'", "'\\''")}'`).join(' ');
       return openTerminal(command, { ...host.env, BERTH_HOST: engine.url });
     },
